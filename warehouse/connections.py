@@ -1,0 +1,172 @@
+"""Addresses of the databases, and connections to them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import adbc_driver_manager
+import psycopg
+import pyarrow as pa
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+
+from warehouse import embedded
+from warehouse.settings import PROJECT, Settings, TierhouseError
+
+SCHEMA = PROJECT / "warehouse" / "schema.sql"
+# Which schemas a reading role sees. Neither sees `pii`, `raw` or `quarantine`.
+GRANTS = {
+    "analyst": ("analytics",),
+    "data_scientist": ("analytics", "features", "scores", "intermediate", "ops"),
+}
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Addresses with passwords: for connections, never for messages."""
+
+    warehouse: str
+    reader: str
+    airflow: str
+    mlflow: str
+
+
+def open_warehouse(settings: Settings) -> Urls:
+    """Start the embedded server if it is the one in use, and bring the schemas up to date.
+
+    Raises TierhouseError: the server does not start or does not answer.
+    """
+    if settings.warehouse_url is None:
+        port = embedded.start(settings)
+        found = Urls(
+            warehouse=embedded.url(settings, port, "warehouse", "warehouse"),
+            reader=embedded.url(settings, port, "data_scientist", "warehouse"),
+            airflow=embedded.url(settings, port, "airflow", "airflow"),
+            mlflow=embedded.url(settings, port, "mlflow", "mlflow"),
+        )
+    else:
+        warehouse = settings.warehouse_url.get_secret_value()
+        name = urlsplit(warehouse).path.lstrip("/")
+        found = Urls(
+            warehouse=warehouse,
+            reader=warehouse,
+            airflow=_sibling(warehouse, f"{name}_airflow"),
+            mlflow=_sibling(warehouse, f"{name}_mlflow"),
+        )
+    _prepare(found.warehouse)
+    return found
+
+
+@contextmanager
+def connect(url: str, **options: Any) -> Iterator[psycopg.Connection]:
+    """A psycopg connection: commits at the end, rolls back on an exception.
+
+    Raises TierhouseError: the server does not answer.
+    """
+    try:
+        connection = psycopg.connect(url, connect_timeout=10, **options)
+    except psycopg.OperationalError as error:
+        raise TierhouseError(_no_answer(url, str(error))) from None
+    with connection:
+        yield connection
+
+
+@contextmanager
+def connect_bulk(url: str) -> Iterator[dbapi.Connection]:
+    """An ADBC connection, for Arrow in and out; one transaction, committed at the end."""
+    try:
+        connection = dbapi.connect(url)
+    except adbc_driver_manager.Error as error:
+        raise TierhouseError(_no_answer(url, str(error))) from None
+    try:
+        yield connection
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    finally:
+        connection.close()
+
+
+def read_arrow(url: str, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    """The rows of a query as an Arrow table, by COPY. Cast numerics to float8 in the query."""
+    with connect_bulk(url) as connection, connection.cursor() as cursor:
+        cursor.execute(query, parameters or None)
+        return cursor.fetch_arrow_table()
+
+
+@contextmanager
+def exclusive(url: str, task: str) -> Iterator[None]:
+    """Hold the warehouse-wide lock of a task, waiting for whoever has it."""
+    with connect(url, autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [task])
+        yield
+
+
+def describe(url: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+
+
+def make_database(url: str, beside: str) -> None:
+    """Create the database of `url` through the server of `beside`, unless it is there."""
+    name = urlsplit(url).path.lstrip("/")
+    with connect(beside, autocommit=True) as connection:
+        if connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
+            return
+        try:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege:
+            raise TierhouseError(
+                f"The database {name!r} is missing on {describe(beside)}, and this role may not "
+                f"create it. Have it created and owned by this role."
+            ) from None
+
+
+def _sibling(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def _no_answer(url: str, reason: str) -> str:
+    said = " ".join(reason.split())
+    password = urlsplit(url).password
+    if password:
+        said = said.replace(password, "***")
+    return (
+        f"The warehouse at {describe(url)} does not answer: {said[:300]} "
+        f"Check that the server runs and that TIERHOUSE_WAREHOUSE_URL is right, or unset it to "
+        f"use the embedded server (`tierhouse doctor` tells which is in use)."
+    )
+
+
+def _prepare(url: str) -> None:
+    statements = SCHEMA.read_text()
+    mark = f"Tierhouse {sha256((statements + repr(GRANTS)).encode()).hexdigest()[:16]}"
+    with connect(url) as connection:
+        current = connection.execute(
+            "select obj_description(oid) from pg_namespace where nspname = 'ops'"
+        ).fetchone()
+        if current == (mark,):
+            return
+        connection.execute("select pg_advisory_xact_lock(hashtextextended('schema', 0))")
+        connection.execute(statements)
+        connection.execute(sql.SQL("comment on schema ops is {}").format(sql.Literal(mark)))
+        grant(connection)
+
+
+def grant(connection: psycopg.Connection) -> None:
+    """Give the reading roles what they may see; again after every build, as dbt replaces tables."""
+    for role, schemas in GRANTS.items():
+        if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
+            continue  # a server of one's own: its roles are its administrator's
+        for schema in schemas:
+            for right in ("usage on schema {}", "select on all tables in schema {}"):
+                connection.execute(
+                    sql.SQL("grant " + right + " to {}").format(
+                        sql.Identifier(schema), sql.Identifier(role)
+                    )
+                )

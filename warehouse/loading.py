@@ -1,0 +1,344 @@
+"""Land a shop's files in `raw`, exactly once, and account for every row.
+
+A source is a folder: `source.yml` (files, the columns they must have, currency) and one DuckDB
+SELECT per canonical table, which maps the view `file` to the shop contract.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import yaml
+from adbc_driver_postgresql import dbapi
+
+from warehouse.connections import connect_bulk
+from warehouse.settings import PROJECT, TierhouseError
+
+BUILT_IN = PROJECT / "warehouse" / "sources"
+LARGEST_ARROW_BATCH = 200_000
+
+# The shop contract: column -> (DuckDB type, required). Keys first.
+CONTRACT: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "order_lines": {
+        "order_id": ("varchar", True),
+        "line_number": ("integer", True),
+        "customer_id": ("varchar", True),
+        "ordered_at": ("timestamp", True),
+        "product_id": ("varchar", False),
+        "quantity": ("decimal(14, 3)", True),
+        "unit_price": ("decimal(18, 6)", True),
+        "discount_amount": ("decimal(18, 6)", True),
+        "channel": ("varchar", False),
+    },
+    "products": {
+        "product_id": ("varchar", True),
+        "product_name": ("varchar", False),
+        "category": ("varchar", False),
+        "subcategory": ("varchar", False),
+        "brand": ("varchar", False),
+        "unit_cost": ("decimal(14, 4)", False),
+    },
+}
+KEYS = {"order_lines": ("order_id", "line_number"), "products": ("product_id",)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A shop's mapping: `tables` maps a canonical table to its files and required columns."""
+
+    name: str
+    folder: Path
+    currency: str
+    tables: Mapping[str, Mapping[str, Any]]
+    package: str | None = None
+    package_folder: str = ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where the rows of one file went, for one table. rows_read is the sum of the others."""
+
+    table: str
+    file: str
+    rows_read: int
+    accepted: int
+    duplicate: int
+    anonymous: int
+    quarantined: int
+    already_loaded: bool = False
+
+
+def read_source(name: str) -> Source:
+    """A built-in source by name, or a user's by the path of its folder.
+
+    Raises TierhouseError: there is no such source, or its source.yml lacks something.
+    """
+    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
+    try:
+        text = (folder / "source.yml").read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        names = ", ".join(sorted(path.name for path in BUILT_IN.iterdir()))
+        raise TierhouseError(
+            f"There is no source {name!r}. Built in are {names}; a source of your own is a "
+            f"folder with a source.yml."
+        ) from None
+    try:
+        settings = yaml.safe_load(text)
+        return Source(
+            name=folder.resolve().name,
+            folder=folder,
+            currency=settings["currency"],
+            tables={table: settings["tables"][table] for table in settings["tables"]},
+            package=settings.get("package"),
+            package_folder=settings.get("folder", ""),
+        )
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise TierhouseError(
+            f"{folder / 'source.yml'} cannot be used: {error}. It needs `currency` and "
+            f"`tables`; the built-in sources in {BUILT_IN} are examples."
+        ) from None
+
+
+def load(
+    url: str, source: Source, path: Path | None, progress: Callable[[str], None] = lambda _: None
+) -> list[Loaded]:
+    """Load the files of `path` (or of the source's package) in one transaction.
+
+    A file whose content was loaded before is left out. Returns one entry per file and table.
+    Raises TierhouseError: a missing path or column, rows that cannot be mapped; then nothing
+    is written.
+    """
+    where = path if path is not None else _package_folder(source)
+    if not where.exists():
+        raise TierhouseError(
+            f"There is nothing at {where}. Give `tierhouse load {source.name}` the file or the "
+            f"folder that holds the shop's files."
+        )
+    files = {table: _find(source, table, where) for table in source.tables}
+    report: list[Loaded] = []
+    with connect_bulk(url) as warehouse, warehouse.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(hashtextextended('load', 0))")
+        cursor.fetchall()
+        _refuse_other_shop(cursor, source)
+        for table, paths in files.items():
+            for file in paths:
+                progress(f"{file.name} -> raw.{table}")
+                report.append(_load_file(cursor, source, table, file))
+    return report
+
+
+def _load_file(cursor: dbapi.Cursor, source: Source, table: str, file: Path) -> Loaded:
+    with file.open("rb") as content:
+        file_hash = file_digest(content, "sha256").hexdigest()
+    cursor.execute(
+        "select rows_read, rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined "
+        "from ops.load_ledger where source = $1 and file_hash = $2 and table_name = $3",
+        (source.name, file_hash, table),
+    )
+    if before := cursor.fetchall():
+        return Loaded(table, file.name, *before[0], already_loaded=True)
+
+    with duckdb.connect() as duck:
+        duck.execute("set timezone = 'UTC'; set preserve_insertion_order = true")
+        rows_read = _open_file(duck, source, table, file)
+        counts = _map(duck, source, table, file)
+        columns = [*CONTRACT[table], "source_row"]
+        # In key order: the primary key's index fills twice as fast as in file order.
+        batches = duck.sql(
+            f"select {', '.join(columns)} from mapped where not is_anonymous "
+            f"order by {', '.join(KEYS[table])}"
+        ).to_arrow_reader(LARGEST_ARROW_BATCH)
+        landed = f"incoming_{table}"
+        cursor.execute(f"drop table if exists pg_temp.{landed}")
+        cursor.adbc_ingest(landed, batches, mode="create", temporary=True)
+
+    constants = {"source": source.name, "file_hash": file_hash}
+    if table == "order_lines":
+        constants["currency"] = source.currency
+    names = ", ".join([*columns, *constants])
+    values = ", ".join([*columns, *(f"${n}" for n in range(1, len(constants) + 1))])
+    cursor.execute(
+        f"insert into raw.{table} ({names}) select {values} from pg_temp.{landed} "
+        f"on conflict (source, {', '.join(KEYS[table])}) do nothing",
+        tuple(constants.values()),
+    )
+    cursor.execute(
+        f"select count(*) from raw.{table} where source = $1 and file_hash = $2",
+        (source.name, file_hash),
+    )
+    accepted = cursor.fetchall()[0][0]
+    anonymous = counts["anonymous"]
+    loaded = Loaded(
+        table, file.name, rows_read, accepted, rows_read - accepted - anonymous, anonymous, 0
+    )
+    cursor.execute(
+        "insert into ops.load_ledger (source, file_hash, table_name, file_name, rows_read, "
+        "rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined) "
+        "values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        (source.name, file_hash, table, file.name, loaded.rows_read, loaded.accepted,
+         loaded.duplicate, loaded.anonymous, loaded.quarantined),
+    )  # fmt: skip
+    return loaded
+
+
+def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> int:
+    """Make the view `file` with the columns the source names, and count its rows."""
+    kind = file.suffix.lower()
+    location = "'" + str(file).replace("'", "''") + "'"
+    try:
+        if kind == ".parquet":
+            rows = f"select *, 1 as sheet, file_row_number + 1 as source_row from read_parquet({location}, file_row_number = true)"
+        elif kind == ".csv":
+            rows = f"select *, 1 as sheet, row_number() over () + 1 as source_row from read_csv({location}, header = true, sample_size = -1)"
+        else:
+            duck.register("workbook", _read_workbook(file))
+            rows = "select * from workbook"
+        duck.execute(f"create table rows as {rows}")
+    except (duckdb.Error, OSError, ValueError) as error:
+        raise TierhouseError(
+            f"{file} cannot be read as {kind.lstrip('.') or 'a data file'}: "
+            f"{str(error).splitlines()[0][:300]} Nothing was loaded. Check that the file is "
+            f"whole and is what its name says."
+        ) from None
+
+    found = [name for (name, *_) in duck.execute("describe rows").fetchall()]
+    by_header = {name.casefold().strip(): name for name in found}
+    picked, missing = [], []
+    for column, headers in source.tables[table]["columns"].items():
+        header = next((by_header[h.casefold()] for h in headers if h.casefold() in by_header), None)
+        if header is None:
+            missing.append(" or ".join(headers))
+        else:
+            picked.append(f'"{header}" as {column}')
+    if missing:
+        headers = ", ".join(name for name in found if name not in ("sheet", "source_row"))
+        raise TierhouseError(
+            f"{file} lacks the column {', '.join(missing)} that the source {source.name!r} reads "
+            f"for {table}; it has {headers}. Nothing was loaded. Check that this is the right "
+            f"file, or map its columns in a source of your own."
+        )
+    duck.execute(f"create view file as select {', '.join(picked)}, sheet, source_row from rows")
+    return _one(duck, "select count(*) from rows")
+
+
+def _map(
+    duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path
+) -> dict[str, int]:
+    """Make the table `mapped` in the contract's types, or refuse rows that do not fit them."""
+    select = (source.folder / f"{table}.sql").read_text()
+    columns = CONTRACT[table]
+    typed = ", ".join(f"{_cast(name, kind)} as {name}" for name, (kind, _) in columns.items())
+    anonymous = "customer_id is null" if "customer_id" in columns else "false"
+    try:
+        duck.execute(f"create table draft as {select}")
+        duck.execute(f"create table typed as select {typed}, source_row from draft")
+    except duckdb.Error as error:
+        raise TierhouseError(
+            f"{source.folder / table}.sql fails on {file}: {str(error).splitlines()[0][:300]} "
+            f"Nothing was loaded. Correct the mapping, or check that this is the right file."
+        ) from None
+    duck.execute(f"create view mapped as select *, {anonymous} as is_anonymous from typed")
+    for name, (kind, required) in columns.items():
+        lost = f"mapped.{name} is null and draft.{name} is not null"
+        absent = f"or mapped.{name} is null and not is_anonymous" if required else ""
+        bad = duck.execute(
+            f"select count(*), min(source_row), arg_min(cast(draft.{name} as varchar), source_row) "
+            f"from mapped positional join (select {name} from draft) as draft "
+            f"where ({lost}) {absent}"
+        ).fetchall()[0]
+        if bad[0]:
+            raise TierhouseError(
+                f"{file}: {bad[0]} rows have no usable {name} ({kind}), first row {bad[1]} with "
+                f"{bad[2]!r}. Nothing was loaded. Correct the file, or the mapping in "
+                f"{source.folder / table}.sql."
+            )
+    return {"anonymous": _one(duck, "select count(*) from mapped where is_anonymous")}
+
+
+def _cast(name: str, kind: str) -> str:
+    cast = f"try_cast({name} as {kind})"
+    return f"nullif(trim({cast}), '')" if kind == "varchar" else cast
+
+
+def _read_workbook(file: Path) -> pa.Table:
+    """All sheets of a workbook below each other, with the number of the sheet and of the row."""
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    def cells() -> Iterator[pa.Table]:
+        first_row = 2
+        for number, sheet in enumerate(CalamineWorkbook.from_path(file).sheet_names, start=1):
+            rows = CalamineWorkbook.from_path(file).get_sheet_by_name(sheet).to_python()
+            if not rows:
+                continue
+            header, *body = rows
+            columns = [
+                pa.array([_text(row[place]) for row in body], pa.string())
+                for place in range(len(header))
+            ]
+            numbers = pa.array(range(first_row, first_row + len(body)), pa.int64())
+            first_row += len(body)
+            yield pa.table(
+                [*columns, pa.array([number] * len(body), pa.int32()), numbers],
+                names=[*(str(name) for name in header), "sheet", "source_row"],
+            )
+
+    try:
+        return pa.concat_tables(cells())
+    except (CalamineError, pa.ArrowInvalid) as error:
+        raise ValueError(str(error)) from None
+
+
+def _text(cell: object) -> str | None:
+    return None if cell is None or cell == "" else str(cell)
+
+
+def _find(source: Source, table: str, where: Path) -> Sequence[Path]:
+    patterns = source.tables[table]["files"]
+    if where.is_file():
+        if not any(where.match(pattern) for pattern in patterns):
+            raise TierhouseError(
+                f"{where} is none of {', '.join(patterns)}, which the source {source.name!r} reads."
+            )
+        return [where]
+    files = sorted({file for pattern in patterns for file in where.glob(pattern)})
+    if not files:
+        raise TierhouseError(
+            f"{where} holds no {' or '.join(patterns)}, which the source {source.name!r} reads "
+            f"for {table}. Give the folder that holds the shop's files."
+        )
+    return files
+
+
+def _package_folder(source: Source) -> Path:
+    if source.package is None:
+        raise TierhouseError(
+            f"Say where the files are: `tierhouse load {source.name} PATH`."
+        )
+    package = importlib.util.find_spec(source.package)
+    if package is None or package.origin is None:
+        raise TierhouseError(
+            f"The data of {source.name!r} comes with the package {source.package}, which is not "
+            f"installed. Run `make install`, which installs the extra `demo`, or give a path."
+        )
+    return Path(package.origin).parent / source.package_folder
+
+
+def _refuse_other_shop(cursor: dbapi.Cursor, source: Source) -> None:
+    cursor.execute(
+        "select min(source) from ops.load_ledger where source <> $1", (source.name,)
+    )
+    other = cursor.fetchall()[0][0]
+    if other is not None:
+        raise TierhouseError(
+            f"This warehouse holds the shop {other!r}. Customers and currencies of two shops do "
+            f"not mix: set TIERHOUSE_HOME to a directory for {source.name!r} and load it there."
+        )
+
+
+def _one(duck: duckdb.DuckDBPyConnection, query: str) -> int:
+    return duck.execute(query).fetchall()[0][0]

@@ -1,0 +1,205 @@
+-- What Tierhouse itself writes. dbt owns staging, intermediate and features; run at every start, changes nothing twice.
+
+create schema if not exists raw;
+create schema if not exists quarantine;
+create schema if not exists pii;
+create schema if not exists ops;
+create schema if not exists staging;
+create schema if not exists intermediate;
+create schema if not exists features;
+create schema if not exists scores;
+create schema if not exists analytics;
+
+create table if not exists raw.order_lines (
+    source text not null,
+    order_id text not null,
+    line_number integer not null,
+    customer_id text not null,
+    ordered_at timestamp not null,
+    product_id text,
+    quantity numeric(14, 3) not null,
+    unit_price numeric(18, 6) not null,
+    discount_amount numeric(18, 6) not null,
+    currency text not null,
+    channel text,
+    file_hash text not null,
+    source_row bigint not null,
+    primary key (source, order_id, line_number)
+);
+
+create table if not exists raw.products (
+    source text not null,
+    product_id text not null,
+    product_name text,
+    category text,
+    subcategory text,
+    brand text,
+    unit_cost numeric(14, 4),
+    file_hash text not null,
+    source_row bigint not null,
+    primary key (source, product_id)
+);
+
+-- One row per file and table: where every row went. rows_read is the sum of the four that follow.
+create table if not exists ops.load_ledger (
+    source text not null,
+    file_hash text not null,
+    table_name text not null,
+    file_name text not null,
+    loaded_at timestamptz not null default now(),
+    rows_read bigint not null,
+    rows_accepted bigint not null,
+    rows_duplicate bigint not null,
+    rows_anonymous bigint not null,
+    rows_quarantined bigint not null,
+    primary key (source, file_hash, table_name),
+    constraint every_row_is_accounted_for check (
+        rows_read = rows_accepted + rows_duplicate + rows_anonymous + rows_quarantined
+    )
+);
+
+create table if not exists ops.gate_results (
+    checked_at timestamptz not null default now(),
+    stage text not null,
+    as_of_date date,
+    version_id text,
+    table_name text not null,
+    expectation text not null,
+    column_name text,
+    severity text not null,
+    success boolean not null,
+    observed jsonb
+);
+
+-- A version is one scoring of one day. Its id follows from what went in, so scoring the same
+-- day from the same inputs again is the same version.
+create table if not exists ops.versions (
+    version_id text primary key,
+    as_of_date date not null,
+    horizon_days integer not null,
+    model_name text not null,
+    model_version text not null,
+    policy_version text not null,
+    input_hash text not null,
+    customers bigint not null,
+    scored_at timestamptz not null default now(),
+    gated_at timestamptz
+);
+
+create table if not exists scores.customer_scores (
+    version_id text not null references ops.versions,
+    as_of_date date not null,
+    customer_id text not null,
+    horizon_days integer not null,
+    expected_spend numeric(14, 2) not null,
+    purchase_probability double precision not null,
+    model_name text not null,
+    model_version text not null,
+    primary key (version_id, customer_id, horizon_days)
+);
+
+create table if not exists scores.customer_tiers (
+    version_id text not null references ops.versions,
+    as_of_date date not null,
+    customer_id text not null,
+    tier text not null,
+    tier_rank integer not null,
+    expected_spend numeric(14, 2) not null,
+    policy_version text not null,
+    primary key (version_id, customer_id)
+);
+
+-- How the policy's tiers did on the newest closed window, on customers scored by a model that
+-- had not seen it. Belongs to the model version.
+create table if not exists scores.tier_evaluation (
+    model_name text not null,
+    model_version text not null,
+    as_of_date date not null,
+    tier text not null,
+    tier_rank integer not null,
+    customers bigint not null,
+    expected_spend numeric(16, 2) not null,
+    realised_spend numeric(16, 2) not null,
+    primary key (model_name, model_version, tier)
+);
+
+create table if not exists ops.published (
+    only_row boolean primary key default true check (only_row),
+    version_id text not null references ops.versions,
+    published_at timestamptz not null default now()
+);
+
+create table if not exists ops.publish_log (
+    published_at timestamptz not null default now(),
+    version_id text not null references ops.versions,
+    previous_version_id text,
+    customers bigint not null
+);
+
+create or replace view analytics.customer_tiers as
+select
+    customer_tiers.customer_id,
+    customer_tiers.tier,
+    customer_tiers.tier_rank,
+    customer_tiers.expected_spend,
+    customer_scores.purchase_probability,
+    versions.horizon_days,
+    customer_tiers.as_of_date,
+    versions.model_name,
+    versions.model_version,
+    customer_tiers.policy_version,
+    published.published_at
+from ops.published as published
+inner join ops.versions as versions using (version_id)
+inner join scores.customer_tiers as customer_tiers using (version_id)
+inner join scores.customer_scores as customer_scores
+    on customer_scores.version_id = customer_tiers.version_id
+    and customer_scores.customer_id = customer_tiers.customer_id
+    and customer_scores.horizon_days = versions.horizon_days;
+
+create or replace view analytics.tier_summary as
+select
+    tiers.tier,
+    tiers.tier_rank,
+    tiers.customers,
+    tiers.expected_spend,
+    round(tiers.expected_spend / nullif(sum(tiers.expected_spend) over (), 0), 4)
+        as expected_share,
+    tiers.purchase_probability_mean,
+    tiers.as_of_date,
+    tiers.horizon_days,
+    evaluation.as_of_date as evaluated_as_of_date,
+    round(
+        evaluation.expected_spend / nullif(sum(evaluation.expected_spend) over (), 0), 4
+    ) as evaluated_expected_share,
+    round(
+        evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over (), 0), 4
+    ) as evaluated_realised_share
+from (
+    select
+        tier,
+        tier_rank,
+        as_of_date,
+        horizon_days,
+        model_name,
+        model_version,
+        count(*) as customers,
+        sum(expected_spend) as expected_spend,
+        avg(purchase_probability) as purchase_probability_mean
+    from analytics.customer_tiers
+    group by tier, tier_rank, as_of_date, horizon_days, model_name, model_version
+) as tiers
+left join scores.tier_evaluation as evaluation
+    using (model_name, model_version, tier);
+
+comment on view analytics.customer_tiers is
+    'One row per customer of the published day: tier, expected spend, and the model behind it.';
+comment on column analytics.customer_tiers.expected_spend is
+    'Expected net spend in the horizon_days after as_of_date, in the reporting currency.';
+comment on column analytics.customer_tiers.purchase_probability is
+    'Probability of at least one order in the horizon_days after as_of_date.';
+comment on view analytics.tier_summary is
+    'One row per tier of the published day. evaluated_* columns: the newest window that is '
+    'closed, scored by a model that had not seen it.';
+comment on column analytics.tier_summary.evaluated_realised_share is
+    'Share of all that was really spent in the held-out window that this tier spent.';

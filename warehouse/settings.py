@@ -1,0 +1,92 @@
+"""What an installation is: where its state lives, its ports, its secrets.
+
+The only module that reads the environment. `tierhouse.py` builds one `Settings` and passes it down.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import Field, PostgresDsn, SecretStr, TypeAdapter, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class TierhouseError(Exception):
+    """A message for a person: what is wrong, where, and what to do. Ends with exit code 1."""
+
+
+class Refused(TierhouseError):
+    """A gate or a guard said no. Ends with exit code 3."""
+
+
+class Settings(BaseSettings):
+    """One installation, read from `TIERHOUSE_*` variables.
+
+    `home` holds all state, so installations with different homes live side by side.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIERHOUSE_", env_ignore_empty=True, frozen=True)
+
+    home: Path = PROJECT / ".tierhouse"
+    warehouse_url: SecretStr | None = None
+    warehouse_port: int | None = Field(default=None, ge=1, le=65535)
+    airflow_port: int = Field(default=8080, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+    horizon_days: int = 90
+    tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
+    dag_run: str | None = None
+
+    @field_validator("home", "tier_policy")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("warehouse_url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            TypeAdapter(PostgresDsn).validate_python(url.get_secret_value())
+        return url
+
+    def secret(self, name: str) -> str:
+        """The installation's secret of this name, generated once into `home/secrets` (mode 600)."""
+        path = self.home / "secrets" / name
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            pass
+        self.home.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        draft = path.with_name(f".{name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        try:
+            os.link(draft, path)  # the first writer wins, and nobody reads half a secret
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text()
+
+
+def read_settings() -> Settings:
+    """The settings of this process.
+
+    Raises TierhouseError: naming each variable that is wrong, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{_variable(str(problem['loc'][0]))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise TierhouseError(
+            f"The settings in the environment cannot be used. {wrong}. Correct or unset them."
+        ) from None
+
+
+def _variable(field: str) -> str:
+    return field if field.isupper() else f"TIERHOUSE_{field.upper()}"

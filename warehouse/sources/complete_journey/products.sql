@@ -1,0 +1,9 @@
+select
+    product_id,
+    product_type as product_name,
+    department as category,
+    product_category as subcategory,
+    brand,
+    null as unit_cost,
+    source_row
+from file
