@@ -170,3 +170,24 @@ def grant(connection: psycopg.Connection) -> None:
                         sql.Identifier(schema), sql.Identifier(role)
                     )
                 )
+
+
+def query_rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """One reading statement's column names and rows.
+
+    The extended protocol takes one statement only, in a read-only transaction; on the embedded
+    server the role cannot write either.
+    Raises TierhouseError: what the server said about the statement.
+    """
+    with connect(url) as connection:
+        connection.read_only = True
+        try:
+            cursor = connection.execute(sql.SQL("{}").format(sql.SQL(query)), prepare=True)
+            if cursor.description is None:
+                return [], []
+            return [column.name for column in cursor.description], cursor.fetchall()
+        except psycopg.Error as error:
+            said = error.diag.message_primary or str(error)
+            raise TierhouseError(
+                f"The query failed: {said}. It is read-only, and one statement."
+            ) from None

@@ -69,17 +69,33 @@ def start(settings: Settings) -> int:
     """
     with _alone(settings):
         cluster = _cluster(settings)
-        port = _port_of_running(cluster)
-        if port is None:
-            if not cluster.data.exists():
-                _initialise(cluster, settings.secret("postgres"))
-            _refuse_other_major(cluster)
-            _clear_foreign_pid(cluster)
-            port = _choose_port(settings, cluster)
-            _write(cluster, cluster.data / "postgresql.conf", _configuration(port))
-            _launch(cluster)
-        _make_databases(settings, port)
-        return port
+        for patience in reversed(range(20)):
+            port = _port_of_running(cluster)
+            if port is None:
+                port = _start_anew(settings, cluster)
+            try:
+                _make_databases(settings, port)
+                return port
+            except psycopg.OperationalError as error:  # a killed server takes a moment to be gone
+                if not patience:
+                    raise TierhouseError(
+                        f"The embedded PostgreSQL on port {port} does not answer: "
+                        f"{' '.join(str(error).split())[:300]} Its log is in {cluster.data}/log; "
+                        f"`tierhouse down` stops it."
+                    ) from None
+                time.sleep(0.5)
+    raise AssertionError("the last try returns or raises")
+
+
+def _start_anew(settings: Settings, cluster: Cluster) -> int:
+    if not cluster.data.exists():
+        _initialise(cluster, settings.secret("postgres"))
+    _refuse_other_major(cluster)
+    _clear_foreign_pid(cluster)
+    port = _choose_port(settings, cluster)
+    _write(cluster, cluster.data / "postgresql.conf", _configuration(port))
+    _launch(cluster)
+    return port
 
 
 def stop(settings: Settings) -> bool:
@@ -180,7 +196,7 @@ def _system_user() -> str:
 
 
 def _make_state_for(user: str, home: Path, place: Path) -> None:
-    """As root: a directory that `user` owns and can reach. Directories of others stay as they are."""
+    """As root: a directory that `user` owns and can reach. Others' directories stay as they are."""
     account = pwd.getpwnam(user)
     if _open_to_others(home):
         place.mkdir(mode=0o700)
@@ -263,7 +279,7 @@ def _postmaster(data: Path, pid: int) -> psutil.Process | None:
 
 
 def _clear_foreign_pid(cluster: Cluster) -> None:
-    """PostgreSQL clears the pid file of a dead server, but not when its number lives on elsewhere."""
+    """PostgreSQL clears a dead server's pid file, but not when the number lives on elsewhere."""
     pid_file = cluster.data / "postmaster.pid"
     if pid_file.exists() and psutil.pid_exists(int(pid_file.read_text().split("\n")[0])):
         pid_file.unlink()

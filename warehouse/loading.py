@@ -17,7 +17,7 @@ import yaml
 from adbc_driver_postgresql import dbapi
 
 from warehouse.connections import connect_bulk
-from warehouse.settings import PROJECT, TierhouseError
+from warehouse.settings import PROJECT, TierhouseError, WrongUsage
 
 BUILT_IN = PROJECT / "warehouse" / "sources"
 LARGEST_ARROW_BATCH = 200_000
@@ -76,14 +76,14 @@ class Loaded:
 def read_source(name: str) -> Source:
     """A built-in source by name, or a user's by the path of its folder.
 
-    Raises TierhouseError: there is no such source, or its source.yml lacks something.
+    Raises WrongUsage: there is no such source. TierhouseError: its source.yml lacks something.
     """
     folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
     try:
         text = (folder / "source.yml").read_text()
     except (FileNotFoundError, NotADirectoryError):
         names = ", ".join(sorted(path.name for path in BUILT_IN.iterdir()))
-        raise TierhouseError(
+        raise WrongUsage(
             f"There is no source {name!r}. Built in are {names}; a source of your own is a "
             f"folder with a source.yml."
         ) from None
@@ -110,12 +110,12 @@ def load(
     """Load the files of `path` (or of the source's package) in one transaction.
 
     A file whose content was loaded before is left out. Returns one entry per file and table.
-    Raises TierhouseError: a missing path or column, rows that cannot be mapped; then nothing
-    is written.
+    Raises WrongUsage: a path that is not there or holds none of the source's files.
+    TierhouseError: a missing column, rows that cannot be mapped. Then nothing is written.
     """
     where = path if path is not None else _package_folder(source)
     if not where.exists():
-        raise TierhouseError(
+        raise WrongUsage(
             f"There is nothing at {where}. Give `tierhouse load {source.name}` the file or the "
             f"folder that holds the shop's files."
         )
@@ -191,13 +191,19 @@ def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file
     kind = file.suffix.lower()
     location = "'" + str(file).replace("'", "''") + "'"
     try:
-        if kind == ".parquet":
-            rows = f"select *, 1 as sheet, file_row_number + 1 as source_row from read_parquet({location}, file_row_number = true)"
-        elif kind == ".csv":
-            rows = f"select *, 1 as sheet, row_number() over () + 1 as source_row from read_csv({location}, header = true, sample_size = -1)"
-        else:
+        if kind == ".xlsx":
             duck.register("workbook", _read_workbook(file))
             rows = "select * from workbook"
+        elif kind == ".parquet":
+            rows = (
+                "select *, 1 as sheet, file_row_number + 1 as source_row "
+                f"from read_parquet({location}, file_row_number = true)"
+            )
+        else:
+            rows = (
+                "select *, 1 as sheet, row_number() over () + 1 as source_row "
+                f"from read_csv({location}, header = true, sample_size = -1)"
+            )
         duck.execute(f"create table rows as {rows}")
     except (duckdb.Error, OSError, ValueError) as error:
         raise TierhouseError(
@@ -226,9 +232,7 @@ def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file
     return _one(duck, "select count(*) from rows")
 
 
-def _map(
-    duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path
-) -> dict[str, int]:
+def _map(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> dict[str, int]:
     """Make the table `mapped` in the contract's types, or refuse rows that do not fit them."""
     select = (source.folder / f"{table}.sql").read_text()
     columns = CONTRACT[table]
@@ -301,13 +305,13 @@ def _find(source: Source, table: str, where: Path) -> Sequence[Path]:
     patterns = source.tables[table]["files"]
     if where.is_file():
         if not any(where.match(pattern) for pattern in patterns):
-            raise TierhouseError(
+            raise WrongUsage(
                 f"{where} is none of {', '.join(patterns)}, which the source {source.name!r} reads."
             )
         return [where]
     files = sorted({file for pattern in patterns for file in where.glob(pattern)})
     if not files:
-        raise TierhouseError(
+        raise WrongUsage(
             f"{where} holds no {' or '.join(patterns)}, which the source {source.name!r} reads "
             f"for {table}. Give the folder that holds the shop's files."
         )
@@ -316,9 +320,7 @@ def _find(source: Source, table: str, where: Path) -> Sequence[Path]:
 
 def _package_folder(source: Source) -> Path:
     if source.package is None:
-        raise TierhouseError(
-            f"Say where the files are: `tierhouse load {source.name} PATH`."
-        )
+        raise WrongUsage(f"Say where the files are: `tierhouse load {source.name} PATH`.")
     package = importlib.util.find_spec(source.package)
     if package is None or package.origin is None:
         raise TierhouseError(
@@ -329,9 +331,7 @@ def _package_folder(source: Source) -> Path:
 
 
 def _refuse_other_shop(cursor: dbapi.Cursor, source: Source) -> None:
-    cursor.execute(
-        "select min(source) from ops.load_ledger where source <> $1", (source.name,)
-    )
+    cursor.execute("select min(source) from ops.load_ledger where source <> $1", (source.name,))
     other = cursor.fetchall()[0][0]
     if other is not None:
         raise TierhouseError(

@@ -123,6 +123,19 @@ create table if not exists scores.tier_evaluation (
     primary key (model_name, model_version, tier)
 );
 
+-- The scoreboard of a model version: it and the baselines on the same customers. as_of_date is the
+-- origin, null for the mean over the origins.
+create table if not exists scores.model_metrics (
+    model_name text not null,
+    model_version text not null,
+    horizon_days integer not null,
+    candidate text not null,
+    as_of_date date,
+    metric text not null,
+    value double precision not null,
+    unique nulls not distinct (model_name, model_version, candidate, as_of_date, metric)
+);
+
 create table if not exists ops.published (
     only_row boolean primary key default true check (only_row),
     version_id text not null references ops.versions,
@@ -192,6 +205,22 @@ from (
 left join scores.tier_evaluation as evaluation
     using (model_name, model_version, tier);
 
+create or replace view analytics.model_scoreboard as
+select
+    metrics.candidate,
+    metrics.metric,
+    metrics.value,
+    metrics.as_of_date as origin,
+    metrics.horizon_days,
+    metrics.model_name,
+    metrics.model_version
+from ops.published as published
+inner join ops.versions as versions using (version_id)
+inner join scores.model_metrics as metrics using (model_name, model_version);
+
+comment on view analytics.model_scoreboard is
+    'How the model behind the published tiers did on held-out windows, beside the baselines. '
+    'origin is null for the mean over the origins.';
 comment on view analytics.customer_tiers is
     'One row per customer of the published day: tier, expected spend, and the model behind it.';
 comment on column analytics.customer_tiers.expected_spend is

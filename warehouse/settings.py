@@ -17,6 +17,10 @@ class TierhouseError(Exception):
     """A message for a person: what is wrong, where, and what to do. Ends with exit code 1."""
 
 
+class WrongUsage(TierhouseError):
+    """The command was asked for something that cannot be. Ends with exit code 2."""
+
+
 class Refused(TierhouseError):
     """A gate or a guard said no. Ends with exit code 3."""
 
@@ -75,7 +79,7 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """The settings of this process.
 
-    Raises TierhouseError: naming each variable that is wrong, never its value.
+    Raises WrongUsage: naming each variable that is wrong, never its value.
     """
     try:
         return Settings()
@@ -83,7 +87,7 @@ def read_settings() -> Settings:
         wrong = "; ".join(
             f"{_variable(str(problem['loc'][0]))}: {problem['msg']}" for problem in error.errors()
         )
-        raise TierhouseError(
+        raise WrongUsage(
             f"The settings in the environment cannot be used. {wrong}. Correct or unset them."
         ) from None
 

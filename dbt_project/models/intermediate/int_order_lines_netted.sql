@@ -1,0 +1,223 @@
+with
+
+order_lines as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        ordered_at,
+        order_date,
+        product_id,
+        quantity,
+        unit_price,
+        discount_amount
+    from {{ ref('stg_order_lines') }}
+
+),
+
+-- Few days and products see a return. Finding these first keeps the windows
+-- below off the great majority of the lines.
+returned as (
+
+    select
+        source,
+        customer_id,
+        order_date,
+        coalesce(product_id, '') as product_key,
+        unit_price,
+        -sum(quantity) as units_returned
+    from {{ ref('stg_order_lines') }}
+    where quantity < 0
+    group by
+        source,
+        customer_id,
+        order_date,
+        coalesce(product_id, ''),
+        unit_price
+
+),
+
+-- Purchases and returns of the same customer, product, price and day.
+met as (
+
+    select
+        stg_order_lines.source,
+        stg_order_lines.order_id,
+        stg_order_lines.line_number,
+        stg_order_lines.customer_id,
+        stg_order_lines.ordered_at,
+        stg_order_lines.order_date,
+        returned.product_key,
+        stg_order_lines.unit_price,
+        stg_order_lines.quantity,
+        stg_order_lines.discount_amount,
+        returned.units_returned,
+        stg_order_lines.quantity < 0 as is_return
+    from {{ ref('stg_order_lines') }} as stg_order_lines
+    inner join returned
+        on
+            stg_order_lines.source = returned.source
+            and stg_order_lines.customer_id = returned.customer_id
+            and stg_order_lines.order_date = returned.order_date
+            and coalesce(stg_order_lines.product_id, '') = returned.product_key
+            and stg_order_lines.unit_price = returned.unit_price
+    where stg_order_lines.quantity <> 0
+
+),
+
+queued as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        order_date,
+        product_key,
+        unit_price,
+        quantity,
+        discount_amount,
+        is_return,
+        units_returned,
+        sum(case when is_return then 0 else quantity end) over (
+            partition by
+                source, customer_id, order_date, product_key, unit_price
+        ) as units_purchased,
+        row_number() over (
+            partition by
+                source, customer_id, order_date, product_key, unit_price,
+                is_return
+            order by ordered_at, order_id, line_number
+        ) as place,
+        sum(abs(quantity)) over (
+            partition by
+                source, customer_id, order_date, product_key, unit_price,
+                is_return
+            order by ordered_at, order_id, line_number
+            rows between unbounded preceding and current row
+        ) - abs(quantity) as units_before
+    from met
+
+),
+
+matched as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        order_date,
+        product_key,
+        unit_price,
+        quantity,
+        discount_amount,
+        is_return,
+        place,
+        greatest(
+            0,
+            least(
+                abs(quantity),
+                least(units_purchased, units_returned) - units_before
+            )
+        ) as units_netted
+    from queued
+
+),
+
+-- The discount of the units that were taken back moves with them.
+given_back as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        order_date,
+        product_key,
+        unit_price,
+        is_return,
+        place,
+        case
+            when is_return then units_netted else -units_netted
+        end as units_moved,
+        case
+            when is_return then 0
+            else -round(discount_amount * units_netted / quantity, 6)
+        end as discount_moved
+    from matched
+
+),
+
+moved as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        units_moved,
+        case
+            when is_return and place = 1
+                then
+                    -sum(discount_moved) over (
+                        partition by
+                            source,
+                            customer_id,
+                            order_date,
+                            product_key,
+                            unit_price
+                    )
+            else discount_moved
+        end as discount_moved
+    from given_back
+
+),
+
+remaining as (
+
+    select
+        order_lines.source,
+        order_lines.order_id,
+        order_lines.line_number,
+        order_lines.customer_id,
+        order_lines.ordered_at,
+        order_lines.order_date,
+        order_lines.product_id,
+        order_lines.unit_price,
+        order_lines.quantity < 0 as is_return,
+        order_lines.quantity + coalesce(moved.units_moved, 0) as units,
+        order_lines.discount_amount
+        + coalesce(moved.discount_moved, 0) as discount_amount
+    from order_lines
+    left join moved
+        on
+            order_lines.source = moved.source
+            and order_lines.order_id = moved.order_id
+            and order_lines.line_number = moved.line_number
+
+),
+
+netted as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        ordered_at,
+        order_date,
+        product_id,
+        is_return,
+        cast(units as numeric(18, 3)) as units,
+        cast(units * unit_price as numeric(28, 9)) as gross_amount,
+        cast(discount_amount as numeric(28, 9)) as discount_amount,
+        cast(units * unit_price - discount_amount as numeric(28, 9))
+            as line_amount
+    from remaining
+    where units <> 0 or discount_amount <> 0
+
+)
+
+select * from netted

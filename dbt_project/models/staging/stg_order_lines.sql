@@ -1,0 +1,41 @@
+with
+
+order_lines as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        ordered_at,
+        product_id,
+        quantity,
+        unit_price,
+        discount_amount,
+        currency,
+        channel
+    from {{ source('raw', 'order_lines') }}
+
+),
+
+renamed as (
+
+    select
+        source,
+        order_id,
+        line_number,
+        customer_id,
+        ordered_at,
+        cast(ordered_at as date) as order_date,
+        product_id,
+        quantity,
+        unit_price,
+        coalesce(discount_amount, 0) as discount_amount,
+        quantity * unit_price - coalesce(discount_amount, 0) as line_amount,
+        currency,
+        channel
+    from order_lines
+
+)
+
+select * from renamed

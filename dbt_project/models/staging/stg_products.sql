@@ -1,0 +1,17 @@
+with
+
+products as (
+
+    select
+        source,
+        product_id,
+        product_name,
+        category,
+        subcategory,
+        brand,
+        unit_cost
+    from {{ source('raw', 'products') }}
+
+)
+
+select * from products

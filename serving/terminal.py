@@ -1,0 +1,130 @@
+"""Results as tables for an 80-column terminal."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from warehouse.loading import Loaded
+
+# Metric -> heading, and how a value reads.
+SCOREBOARD: Mapping[str, tuple[str, str]] = {
+    "normalized_gini": ("Gini", ".3f"),
+    "capture_top10": ("top 10 %", ".3f"),
+    "spearman": ("Spearman", ".3f"),
+    "auroc_active": ("AUROC", ".3f"),
+    "sum_ratio": ("Σ ratio", ".2f"),
+    "mae": ("MAE", ",.1f"),
+}
+
+
+def loaded(report: Iterable[Loaded]) -> Table:
+    """Where every row of every file went."""
+    table = _table("file", "table", "read", "accepted", "duplicate", "anonymous")
+    for entry in report:
+        accepted = "before" if entry.already_loaded else f"{entry.accepted:,}"
+        table.add_row(
+            entry.file, entry.table, f"{entry.rows_read:,}", accepted,
+            f"{entry.duplicate:,}", f"{entry.anonymous:,}",
+        )  # fmt: skip
+    return table
+
+
+def tiers(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of analytics.tier_summary: the published day beside the held-out window."""
+    first = rows[0]
+    table = _table("tier", "customers", "expected", "share", "expected", "really spent")
+    table.title = f"Tiers as of {first['as_of_date']}, for the next {first['horizon_days']} days"
+    if first["evaluated_as_of_date"] is not None:
+        table.caption = (
+            f"Right: the same tiers drawn on {first['evaluated_as_of_date']} by a model that had "
+            f"seen nothing later, and what these customers then spent."
+        )
+    for row in rows:
+        table.add_row(
+            row["tier"], f"{row['customers']:,}", f"{row['expected_spend']:,.0f}",
+            _percent(row["expected_share"]), _percent(row["evaluated_expected_share"]),
+            _percent(row["evaluated_realised_share"]),
+        )  # fmt: skip
+    return table
+
+
+def scoreboard(judged: Mapping[str, Any]) -> Table:
+    """A backtest's JSON: every model and baseline on the same customers; the best is bold."""
+    models: Mapping[str, Mapping[str, float | None]] = judged["pooled"]
+    origins = [origin["as_of_date"] for origin in judged["origins"]]
+    table = _table("", *(heading for heading, _ in SCOREBOARD.values()))
+    table.title = f"Scoreboard, {judged['horizon_days']} days, means over {len(origins)} origins"
+    table.caption = (
+        f"Origins: {', '.join(origins)}. Gini: normalised; top 10 %: share of revenue they "
+        f"brought; Σ ratio: predicted over actual."
+    )
+    best = {metric: _best(models, metric) for metric in SCOREBOARD}
+    for name, metrics in models.items():
+        cells = []
+        for metric, (_, form) in SCOREBOARD.items():
+            value = metrics.get(metric)
+            text = "–" if value is None else format(value, form)
+            cells.append(f"[bold]{text}[/bold]" if name == best[metric] else text)
+        table.add_row(name, *cells)
+    return table
+
+
+def result(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """The rows of a query."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    return table
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """RFC 4180, with a header and plain line feeds; null is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An array of objects. Numerics keep every digit as text would; days and times are ISO 8601."""
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    return json.dumps(records, default=_plain, ensure_ascii=False, indent=2) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value) if value.is_finite() else str(value)
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _percent(share: Any) -> str:
+    return "–" if share is None else f"{100 * float(share):.1f} %"
+
+
+def _best(models: Mapping[str, Mapping[str, float | None]], metric: str) -> str | None:
+    better: Callable[[float], float] = {
+        "sum_ratio": lambda value: -abs(value - 1),
+        "mae": lambda value: -value,
+    }.get(metric, lambda value: value)
+    scored = {
+        name: better(value) for name, m in models.items() if (value := m.get(metric)) is not None
+    }
+    return max(scored, key=scored.__getitem__) if scored else None

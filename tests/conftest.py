@@ -1,0 +1,69 @@
+"""One real PostgreSQL for the whole run, and a fresh database for every module that asks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from warehouse import embedded
+from warehouse.connections import Urls, open_warehouse
+from warehouse.settings import PROJECT, Settings
+
+ONLINE_RETAIL = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[str]:
+    """An administrator's address of the server the tests use: TIERHOUSE_WAREHOUSE_URL, or our own."""
+    given = os.environ.pop("TIERHOUSE_WAREHOUSE_URL", None)
+    if given:
+        yield given
+        return
+    settings = Settings(home=tmp_path_factory.mktemp("server"))
+    port = embedded.start(settings)
+    yield embedded.url(settings, port, embedded.SUPERUSER, "postgres")
+    embedded.stop(settings)
+
+
+@pytest.fixture(scope="module")
+def settings(server: str, tmp_path_factory) -> Iterator[Settings]:
+    """An installation of its own, on a database of its own."""
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+        yield Settings(
+            home=tmp_path_factory.mktemp("home"),
+            warehouse_url=SecretStr(urlunsplit(urlsplit(server)._replace(path=f"/{name}"))),
+        )
+        for database in (name, f"{name}_airflow", f"{name}_mlflow"):
+            connection.execute(f"drop database if exists {database} with (force)")
+
+
+@pytest.fixture(scope="module")
+def urls(settings: Settings) -> Urls:
+    """The addresses of an empty warehouse whose schemas are made."""
+    return open_warehouse(settings)
+
+
+@pytest.fixture(scope="session")
+def tierhouse() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a `tierhouse` command as a person would, in an environment with nothing of ours set."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TIERHOUSE", "AIRFLOW"))}
+        return subprocess.run(
+            [Path(sys.executable).with_name("tierhouse"), *arguments],
+            env={**clean, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,303 @@
+"""The front door: every command, each a few lines that call one function.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a gate.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
+
+from warehouse.settings import Refused, Settings, TierhouseError, WrongUsage, read_settings
+
+if TYPE_CHECKING:
+    from warehouse.connections import Urls
+
+app = typer.Typer(
+    help="Customer value, tiers and decisions inside your own warehouse.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+console = Console(highlight=False)
+
+
+class Stage(StrEnum):
+    """What a gate can check."""
+
+    raw = "raw"
+    features = "features"
+    tiers = "tiers"
+
+
+class Format(StrEnum):
+    """How `sql` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+AsOf = Annotated[
+    str,
+    typer.Option(
+        "--as-of",
+        metavar="DAY",
+        help="The day, such as 2018-01-01: only what came before is known.",
+    ),
+]
+
+
+@app.command()
+def load(
+    source: Annotated[
+        str, typer.Argument(help="complete_journey, online_retail, or a folder with a source.yml.")
+    ],
+    path: Annotated[
+        str, typer.Argument(help="The shop's file or folder. Not needed for complete_journey.")
+    ] = "",
+) -> None:
+    """Land a shop's files in the warehouse, each exactly once.
+
+    Example: `tierhouse load online_retail ~/online_retail_II.xlsx`
+    """
+    from serving import terminal
+    from warehouse import loading
+    from warehouse.connections import open_warehouse
+
+    found = loading.read_source(source)
+    where = Path(path).expanduser() if path else None
+    with console.status(f"Loading {found.name}") as status:
+        urls = open_warehouse(read_settings())
+        report = loading.load(urls.warehouse, found, where, progress=status.update)
+    console.print(terminal.loaded(report))
+
+
+@app.command()
+def build(
+    as_of: Annotated[
+        str,
+        typer.Option(
+            "--as-of", metavar="DAY[,DAY…]", help="The days, such as 2017-10-01,2018-01-01."
+        ),
+    ],
+) -> None:
+    """Build the customer features of one or more days, in one pass.
+
+    Example: `tierhouse build --as-of 2017-10-01,2018-01-01`
+    """
+    from warehouse import building
+    from warehouse.connections import open_warehouse
+
+    days = _days(as_of)
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    building.refuse_days_outside(building.read_history(urls), days)
+    _build(settings, urls, days)
+
+
+@app.command()
+def check(
+    stage: Annotated[Stage, typer.Argument(help="What to check.")],
+    as_of: AsOf = "",
+) -> None:
+    """Ask whether the data is believable. Ends with 3 when a critical expectation fails.
+
+    Example: `tierhouse check features --as-of 2018-01-01`
+    """
+    from expectations import run
+    from warehouse import publishing
+    from warehouse.connections import open_warehouse
+
+    if stage is not Stage.raw and not as_of:
+        raise WrongUsage(f"`tierhouse check {stage}` needs the day: --as-of 2018-01-01.")
+    day = _day(as_of) if as_of else None
+    urls = open_warehouse(read_settings())
+    version = publishing.newest_version(urls, day) if stage is Stage.tiers and day else None
+    with console.status(f"Checking {stage}"):
+        try:
+            report = run.validate(urls.warehouse, stage.value, day and day.isoformat(), version)
+        except run.GateError as error:
+            raise TierhouseError(str(error)) from None
+    publishing.record_gate(urls, report.rows(), None if report.refused else version)
+    if report.refused:
+        raise Refused(report.summary())
+    console.print(report.summary())
+
+
+@app.command()
+def train(
+    as_of: AsOf,
+    max_age_days: Annotated[
+        int | None,
+        typer.Option(help="Do nothing when the champion is no older than this on the day."),
+    ] = None,
+) -> None:
+    """Judge the models on closed windows, fit the champion, register it in MLflow.
+
+    Builds the features of the earlier days it learns from.
+
+    Example: `tierhouse train --as-of 2018-01-01`
+    """
+    from ml import pipelines
+    from serving import terminal
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    with console.status("Looking for the champion") as status:
+        outcome = pipelines.train(
+            settings,
+            urls,
+            _day(as_of),
+            max_age_days,
+            build=lambda days: _build(settings, urls, days, status),
+            say=status.update,
+        )
+    if outcome.backtest is not None:
+        console.print(terminal.scoreboard(outcome.backtest.to_json()))
+    console.print(outcome.message)
+
+
+@app.command()
+def score(as_of: AsOf) -> None:
+    """Score every customer of a day and draw the tiers, out of the analysts' sight.
+
+    Example: `tierhouse score --as-of 2018-01-01`
+    """
+    from ml import pipelines
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    with console.status("Scoring") as status:
+        console.print(pipelines.score(settings, urls, _day(as_of), status.update))
+
+
+@app.command()
+def publish(as_of: AsOf) -> None:
+    """Let analysts see the scored day, if it passed its gate.
+
+    Example: `tierhouse publish --as-of 2018-01-01`
+    """
+    from warehouse import publishing
+    from warehouse.connections import open_warehouse
+
+    console.print(publishing.publish(open_warehouse(read_settings()), _day(as_of)))
+
+
+@app.command()
+def backtest(
+    origins: Annotated[
+        str,
+        typer.Option(metavar="DAY[,DAY…]", help="The days to predict from, such as 2017-09-01."),
+    ],
+    horizon: Annotated[int, typer.Option(help="Days predicted; a horizon the labels have.")] = 90,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every metric there too.")
+    ] = None,
+) -> None:
+    """Judge the models beside the baselines on past days, on the shop that is loaded.
+
+    Example: `tierhouse backtest --origins 2017-09-01,2017-10-01 --horizon 90`
+    """
+    from ml import pipelines
+    from serving import terminal
+    from warehouse.connections import open_warehouse
+
+    days = _days(origins)
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    with console.status("Reading the history") as status:
+        judged = pipelines.backtest(
+            urls,
+            days,
+            horizon,
+            build=lambda needed: _build(settings, urls, needed, status),
+            say=status.update,
+        ).to_json()
+    if json_file is not None:
+        json_file.write_text(json.dumps(judged, indent=2) + "\n")
+    console.print(terminal.scoreboard(judged))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL statement; it can only read.")],
+    format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.table,
+) -> None:
+    """Ask the warehouse, read-only.
+
+    Example: `tierhouse sql "select * from analytics.tier_summary" --format csv`
+    """
+    from serving import terminal
+    from warehouse.connections import open_warehouse, query_rows
+
+    columns, rows = query_rows(open_warehouse(read_settings()).reader, query)
+    if format is Format.table:
+        console.print(terminal.result(columns, rows))
+    elif format is Format.csv:
+        sys.stdout.write(terminal.as_csv(columns, rows))
+    else:
+        sys.stdout.write(terminal.as_json(columns, rows))
+
+
+def main() -> None:
+    """Run a command; say an expected failure in one paragraph and end with its exit code."""
+    try:
+        app()
+    except TierhouseError as error:
+        paragraph = textwrap.fill(
+            f"Error: {error}", 80, break_long_words=False, break_on_hyphens=False
+        )
+        print(paragraph, file=sys.stderr)
+        sys.exit(3 if isinstance(error, Refused) else 2 if isinstance(error, WrongUsage) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise WrongUsage(f"{text!r} is not a day such as 2018-01-01.") from None
+
+
+def _days(text: str) -> list[date]:
+    return sorted({_day(part.strip()) for part in text.split(",")})
+
+
+def _build(
+    settings: Settings, urls: "Urls", days: Sequence[date], status: Status | None = None
+) -> None:
+    from warehouse import building
+
+    if status is not None:
+        status.stop()  # one live display at a time
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Starting dbt", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name[:40], completed=done, total=total)
+
+        nodes = building.build(urls, days, settings.home, show)
+    listed = str(days[0]) if len(days) == 1 else f"{len(days)} days, {min(days)} to {max(days)}"
+    console.print(f"Built {listed}: {nodes} models and tests hold.")
+    if status is not None:
+        status.start()

@@ -1,0 +1,176 @@
+"""Write scores out of sight, and publish a version by moving one pointer.
+
+A version is one scoring of one day. Its id is a hash of what went in, so the same inputs give the
+same version, and analysts never see a version that is being written or that no gate has passed.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from warehouse.connections import Urls, connect, connect_bulk
+from warehouse.settings import Refused, TierhouseError
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a scoring of a day was made from."""
+
+    as_of_date: date
+    horizon_days: int
+    model_name: str
+    model_version: str
+    policy_version: str
+    input_hash: str
+
+    @property
+    def version_id(self) -> str:
+        parts = (
+            self.as_of_date.isoformat(), str(self.horizon_days), self.model_name,
+            self.model_version, self.policy_version, self.input_hash,
+        )  # fmt: skip
+        return sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def input_hash(urls: Urls, day: date) -> str:
+    """A hash of every feature of this day, whatever the order of its rows.
+
+    Raises TierhouseError: the day was not built.
+    """
+    with connect(urls.warehouse) as connection:
+        try:
+            customers, total = connection.execute(
+                "select count(*), sum(hashtextextended(customer_features::text, 0)::numeric) "
+                "from features.customer_features where as_of_date = %s",
+                [day],
+            ).fetchone()
+        except psycopg.errors.UndefinedTable:
+            customers, total = 0, None
+    if not customers:
+        raise TierhouseError(
+            f"No features of {day} are built. Run `tierhouse build --as-of {day}` first."
+        )
+    return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
+
+
+def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Table) -> None:
+    """Write one version's scores and tiers in one transaction, replacing what it had.
+
+    `scores`: customer_id, horizon_days, expected_spend, purchase_probability.
+    `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
+    """
+    constants: dict[str, Any] = {
+        "version_id": version.version_id,
+        "as_of_date": version.as_of_date.isoformat(),
+        "model_name": version.model_name,
+        "model_version": version.model_version,
+        "policy_version": version.policy_version,
+    }
+    with connect_bulk(urls.warehouse) as connection, connection.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+        cursor.fetchall()
+        cursor.execute(
+            "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
+            "model_version, policy_version, input_hash, customers) "
+            "values ($1, $2::date, $3, $4, $5, $6, $7, $8) "
+            "on conflict (version_id) do update set scored_at = now()",
+            (version.version_id, version.as_of_date.isoformat(), version.horizon_days,
+             version.model_name, version.model_version, version.policy_version,
+             version.input_hash, tiers.num_rows),
+        )  # fmt: skip
+        for table, rows, extra in (
+            ("customer_scores", scores, ("model_name", "model_version")),
+            ("customer_tiers", tiers, ("policy_version",)),
+        ):
+            names = ", ".join(rows.column_names)
+            cursor.adbc_ingest(f"incoming_{table}", rows, mode="create", temporary=True)
+            cursor.execute(
+                f"delete from scores.{table} where version_id = $1", (version.version_id,)
+            )
+            given = ("version_id", "as_of_date", *extra)
+            cursor.execute(
+                f"insert into scores.{table} ({names}, {', '.join(given)}) "
+                f"select {names}, $1, $2::date"
+                + "".join(f", ${place}" for place in range(3, 3 + len(extra)))
+                + f" from pg_temp.incoming_{table} order by customer_id",
+                tuple(constants[name] for name in given),
+            )
+
+
+def newest_version(urls: Urls, day: date) -> str:
+    """The version of this day that was scored last.
+
+    Raises TierhouseError: the day was not scored.
+    """
+    with connect(urls.warehouse) as connection:
+        row = connection.execute(
+            "select version_id from ops.versions where as_of_date = %s "
+            "order by scored_at desc limit 1",
+            [day],
+        ).fetchone()
+    if row is None:
+        raise TierhouseError(
+            f"No scores of {day} are written. Run `tierhouse score --as-of {day}` first."
+        )
+    return row[0]
+
+
+def record_gate(urls: Urls, rows: list[dict[str, Any]], passed_version: str | None) -> None:
+    """Keep a gate's results; note on a version that it passed."""
+    with connect(urls.warehouse) as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into ops.gate_results (stage, as_of_date, version_id, table_name, expectation, "
+            "column_name, severity, success, observed) values (%(stage)s, %(as_of_date)s, "
+            "%(version_id)s, %(table_name)s, %(expectation)s, %(column_name)s, %(severity)s, "
+            "%(success)s, %(observed)s)",
+            rows,
+        )
+        if passed_version is not None:
+            cursor.execute(
+                "update ops.versions set gated_at = now() where version_id = %s", [passed_version]
+            )
+
+
+def publish(urls: Urls, day: date) -> str:
+    """Let analysts see the newest scored version of this day; say what was done in one sentence.
+
+    Raises Refused: the version did not pass its gate since it was scored.
+    """
+    version = newest_version(urls, day)
+    with connect(urls.warehouse) as connection:
+        connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+        customers, gated = connection.execute(
+            "select customers, gated_at >= scored_at from ops.versions where version_id = %s",
+            [version],
+        ).fetchone()
+        if not gated:
+            raise Refused(
+                f"Version {version} of {day} has not passed its gate since it was scored, so it "
+                f"is not published. Run `tierhouse check tiers --as-of {day}`, and mend what it "
+                f"names."
+            )
+        current = connection.execute(
+            "select version_id, as_of_date from ops.published join ops.versions using (version_id)"
+        ).fetchone()
+        if current is not None and current[0] == version:
+            return f"Version {version} of {day} is already published: nothing changed."
+        if current is not None and current[1] > day:
+            return (
+                f"Version {version} of {day} is kept, and analysts go on reading {current[1]}, "
+                f"which is newer."
+            )
+        connection.execute(
+            "insert into ops.published (version_id) values (%s) on conflict (only_row) "
+            "do update set version_id = excluded.version_id, published_at = now()",
+            [version],
+        )
+        connection.execute(
+            "insert into ops.publish_log (version_id, previous_version_id, customers) "
+            "values (%s, %s, %s)",
+            [version, current and current[0], customers],
+        )
+    return f"Version {version} of {day} is published: {customers:,} customers."
