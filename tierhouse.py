@@ -4,8 +4,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a gate.
 """
 
 import json
+import os
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from datetime import date
 from enum import StrEnum
@@ -14,13 +16,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 
+from warehouse.services import NO_TELEMETRY
 from warehouse.settings import Refused, Settings, TierhouseError, WrongUsage, read_settings
 
 if TYPE_CHECKING:
     from warehouse.connections import Urls
+
+DEMO = {"source": "complete_journey", "path": "", "as_of_date": "2018-01-01"}
+NEXT = """Next: tierhouse sql "select * from analytics.customer_tiers limit 10"
+      make up      Airflow and MLflow in the browser
+      make down    stop the warehouse"""
 
 app = typer.Typer(
     help="Customer value, tiers and decisions inside your own warehouse.",
@@ -252,8 +261,109 @@ def sql(
         sys.stdout.write(terminal.as_json(columns, rows))
 
 
+@app.command()
+def demo() -> None:
+    """Take real data the whole way through the Airflow DAGs: load, features, models, tiers.
+
+    Example: `tierhouse demo`
+    """
+    from warehouse import dag_runs, services
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    began = time.monotonic()
+    log = settings.home / "logs" / "demo.log"
+    with dag_runs.only_one(settings.home), console.status("Starting the warehouse") as status:
+        urls = open_warehouse(settings)
+        status.update("Preparing Airflow's database (once)")
+        environment = _environment(settings, urls)
+        services.migrate(environment)
+        status.update("Starting Airflow")
+        dag_runs.run_chain(
+            environment,
+            DEMO,
+            log,
+            said=lambda line: status.update(escape(line[:70])),
+            done=lambda dag, task, seconds: console.print(
+                f"  {dag:<16} {task:<8} {seconds:6.1f} s"
+            ),
+        )
+    _show_published(urls.reader)
+    console.print(f"Done in {time.monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
+
+
+@app.command()
+def up() -> None:
+    """Start the warehouse, Airflow and MLflow, and say where they are.
+
+    Example: `tierhouse up`
+    """
+    from warehouse import services
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    with console.status("Starting the warehouse") as status:
+        urls = open_warehouse(settings)
+        environment = _environment(settings, urls)
+        status.update("Preparing Airflow's database")
+        services.migrate(environment)
+        status.update("Starting Airflow and MLflow")
+        services.start(settings.home, environment, settings.secret("airflow_admin"))
+    _show_status(settings)
+
+
+@app.command()
+def down() -> None:
+    """Stop Airflow, MLflow and the embedded warehouse. Nothing is lost.
+
+    Example: `tierhouse down`
+    """
+    from warehouse import embedded, services
+
+    settings = read_settings()
+    with console.status("Stopping"):
+        stopped = [
+            name
+            for name, was_running in (
+                ("Airflow and MLflow", services.stop(settings.home)),
+                ("the warehouse", embedded.stop(settings)),
+            )
+            if was_running
+        ]
+    console.print(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+@app.command()
+def status() -> None:
+    """Say what runs, where, and what is published. Starts nothing.
+
+    Example: `tierhouse status`
+    """
+    _show_status(read_settings())
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what is missing, and say how to mend it. Ends with 1 when something is.
+
+    Example: `tierhouse doctor`
+    """
+    from warehouse import health
+
+    findings = health.examine(read_settings())
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.well else "[red]mend[/red]"
+        console.print(f"{mark} {escape(finding.what)}")
+        if not finding.well:
+            console.print(f"     {escape(finding.mend)}")
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run a command; say an expected failure in one paragraph and end with its exit code."""
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except TierhouseError as error:
@@ -264,6 +374,45 @@ def main() -> None:
         sys.exit(3 if isinstance(error, Refused) else 2 if isinstance(error, WrongUsage) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _environment(settings: Settings, urls: "Urls") -> dict[str, str]:
+    """What Airflow, MLflow and the commands they start need, their databases made."""
+    from warehouse import services
+    from warehouse.connections import make_database
+
+    make_database(urls.airflow, urls.warehouse)
+    if settings.mlflow_tracking_uri is None:
+        make_database(urls.mlflow, urls.warehouse)
+    return services.environment(
+        home=settings.home,
+        airflow_url=urls.airflow,
+        mlflow_url=urls.mlflow,
+        airflow_port=settings.airflow_port,
+        mlflow_port=settings.mlflow_port,
+        secret=settings.secret,
+        inherited=os.environ,
+    )
+
+
+def _show_published(url: str) -> None:
+    from serving import terminal
+    from warehouse.connections import query_rows
+
+    columns, rows = query_rows(url, "select * from analytics.tier_summary order by tier_rank")
+    console.print(terminal.tiers([dict(zip(columns, row, strict=True)) for row in rows]))
+    _, metrics = query_rows(
+        url,
+        "select candidate, origin, horizon_days, metric, value from analytics.model_scoreboard",
+    )
+    console.print(terminal.scoreboard(terminal.judged(metrics)))
+
+
+def _show_status(settings: Settings) -> None:
+    from serving import terminal
+    from warehouse import health
+
+    console.print(terminal.result(("part", "state", "where"), health.state(settings)))
 
 
 def _day(text: str) -> date:

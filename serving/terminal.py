@@ -57,7 +57,9 @@ def tiers(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def scoreboard(judged: Mapping[str, Any]) -> Table:
     """A backtest's JSON: every model and baseline on the same customers; the best is bold."""
-    models: Mapping[str, Mapping[str, float | None]] = judged["pooled"]
+    models: dict[str, Mapping[str, float | None]] = dict(
+        sorted(judged["pooled"].items(), key=lambda entry: entry[1]["normalized_gini"])
+    )
     origins = [origin["as_of_date"] for origin in judged["origins"]]
     table = _table("", *(heading for heading, _ in SCOREBOARD.values()))
     table.title = f"Scoreboard, {judged['horizon_days']} days, means over {len(origins)} origins"
@@ -74,6 +76,21 @@ def scoreboard(judged: Mapping[str, Any]) -> Table:
             cells.append(f"[bold]{text}[/bold]" if name == best[metric] else text)
         table.add_row(name, *cells)
     return table
+
+
+def judged(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """A backtest's JSON from rows of candidate, origin (None: pooled), horizon, metric, value."""
+    pooled: dict[str, dict[str, float]] = {}
+    origins: dict[str, dict[str, dict[str, float]]] = {}
+    horizon_days = 0
+    for candidate, origin, horizon_days, metric, value in rows:  # noqa: B007
+        models = pooled if origin is None else origins.setdefault(origin.isoformat(), {})
+        models.setdefault(candidate, {})[metric] = value
+    return {
+        "horizon_days": horizon_days,
+        "pooled": pooled,
+        "origins": [{"as_of_date": day, "models": origins[day]} for day in sorted(origins)],
+    }
 
 
 def result(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

@@ -1,0 +1,30 @@
+"""Score every customer, audit the tiers out of sight, and only then let people see them.
+
+champion_model -> score -> gate -> publish -> customer_tiers
+Publishing moves one pointer in one transaction: until then analytics.* shows the day before.
+When the gate is red: nothing was published. Read its log, mend the cause, clear the task score.
+When publish is red: no gate has passed for what was scored last; clear the gate.
+"""
+
+from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag
+from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, command
+
+
+@dag(
+    schedule=PartitionedAssetTimetable(assets=CHAMPION_MODEL),
+    default_args=DEFAULT_ARGS,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["scores"],
+    params={"as_of_date": Param("", type="string")},
+)
+def score_customers():
+    score = command("score", 'tierhouse score --as-of "$AS_OF_DATE"')
+    gate = command("gate", 'tierhouse check tiers --as-of "$AS_OF_DATE"', retries=0)
+    publish = command(
+        "publish", 'tierhouse publish --as-of "$AS_OF_DATE"', outlets=[CUSTOMER_TIERS]
+    )
+    chain(score, gate, publish)
+
+
+score_customers()

@@ -1,0 +1,30 @@
+"""Train the models anew when the champion has grown old, and announce the champion either way.
+
+customer_features -> tierhouse train (earlier days, backtest, refit, register) -> champion_model
+A champion younger than seven days, counted at the as-of day, is kept and training ends at once:
+scoring can wait for this DAG every day and never needs a clock of its own.
+When training is red: the old champion stays. The run in MLflow that carries this DAG run as a tag
+holds the evidence; clear the task when the cause is mended.
+"""
+
+from airflow.sdk import Param, PartitionedAssetTimetable, dag
+from building_blocks import CHAMPION_MODEL, CUSTOMER_FEATURES, DEFAULT_ARGS, command
+
+
+@dag(
+    schedule=PartitionedAssetTimetable(assets=CUSTOMER_FEATURES),
+    default_args=DEFAULT_ARGS,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["models"],
+    params={"as_of_date": Param("", type="string")},
+)
+def train_models():
+    command(
+        "train",
+        'tierhouse train --as-of "$AS_OF_DATE" --max-age-days 7',
+        outlets=[CHAMPION_MODEL],
+    )
+
+
+train_models()

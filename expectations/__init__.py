@@ -1,0 +1,1 @@
+"""IS IT SANE: one suite per table, as functions; run.py validates a stage."""

@@ -1,0 +1,243 @@
+"""Gate of what analysts will read: is everybody scored and tiered, and is the money believable?
+
+Python writes these tables, so no dbt test has seen them: what dbt would hold elsewhere (values in
+their range, nobody missing) is held here.
+"""
+
+import great_expectations as gx
+
+from expectations.tables import Columns, Scope, Table, at_least, at_most, has_rows
+
+
+def customer_scores(_: Columns = ()) -> gx.ExpectationSuite:
+    """The scores of one version, against the customers of its day."""
+    return gx.ExpectationSuite(
+        name="customer_scores",
+        expectations=[
+            has_rows("This version has no scores."),
+            at_most(
+                "customers_without_score",
+                0,
+                "critical",
+                "Customers of the day were not scored: score the day again.",
+            ),
+            at_most(
+                "scores_without_customer",
+                0,
+                "critical",
+                "Scored, but without features that day: score the day again.",
+            ),
+            at_least("smallest_purchase_probability", 0, "critical", "A probability below 0."),
+            # NaN sorts above every number in PostgreSQL, so the largest value shows it.
+            at_most(
+                "largest_purchase_probability",
+                1,
+                "critical",
+                "A probability above 1, or not a number.",
+            ),
+            at_least(
+                "smallest_expected_spend",
+                0,
+                "critical",
+                "Nobody is expected to spend less than nothing.",
+            ),
+            # numeric(14, 2) ends at 1e12.
+            at_most(
+                "largest_expected_spend", 1e11, "critical", "Not a number, or beyond any shop."
+            ),
+            at_least(
+                "distinct_expected_spend", 2, "critical", "The model expects the same of everybody."
+            ),
+            at_least(
+                "distinct_purchase_probability",
+                2,
+                "critical",
+                "The model expects the same of everybody.",
+            ),
+            # The model knows only today's customers and seasons swing by half, so the bounds are
+            # wide; they are there for the model that learned another unit.
+            at_least(
+                "least_expected_to_last_spend",
+                0.2,
+                "warning",
+                "All expected spend against what was spent in as many days before.",
+            ),
+            at_most(
+                "most_expected_to_last_spend",
+                3,
+                "warning",
+                "All expected spend against what was spent in as many days before.",
+            ),
+        ],
+    )
+
+
+def customer_scores_facts(scope: Scope, _: Columns) -> str:
+    """The worst horizon speaks for all."""
+    return f"""
+    with
+
+    customers as (
+        select customer_id
+        from features.customer_features
+        where as_of_date = {scope.date_literal}
+    ),
+
+    horizons as (
+        select
+            horizon_days,
+            count(*) as scores,
+            count(customers.customer_id) as scores_of_customers,
+            min(purchase_probability) as smallest_purchase_probability,
+            max(purchase_probability) as largest_purchase_probability,
+            count(distinct purchase_probability) as distinct_purchase_probability,
+            cast(min(expected_spend) as double precision) as smallest_expected_spend,
+            cast(max(expected_spend) as double precision) as largest_expected_spend,
+            count(distinct expected_spend) as distinct_expected_spend,
+            cast(sum(expected_spend) as double precision) as expected_spend,
+            (
+                select cast(sum(quantity * unit_price - discount_amount) as double precision)
+                from raw.order_lines
+                where ordered_at < {scope.date_literal}
+                    and ordered_at >= {scope.date_literal} - horizon_days
+            ) as last_spend
+        from scores.customer_scores
+        left join customers using (customer_id)
+        where {version_of(scope)}
+        group by horizon_days
+    )
+
+    select
+        cast(coalesce(sum(scores), 0) as bigint) as row_count,
+        (select count(*) from customers) - min(scores_of_customers) as customers_without_score,
+        max(scores - scores_of_customers) as scores_without_customer,
+        min(smallest_purchase_probability) as smallest_purchase_probability,
+        max(largest_purchase_probability) as largest_purchase_probability,
+        min(distinct_purchase_probability) as distinct_purchase_probability,
+        min(smallest_expected_spend) as smallest_expected_spend,
+        max(largest_expected_spend) as largest_expected_spend,
+        min(distinct_expected_spend) as distinct_expected_spend,
+        coalesce(min(expected_spend / last_spend) filter (where last_spend > 0), 1)
+            as least_expected_to_last_spend,
+        coalesce(max(expected_spend / last_spend) filter (where last_spend > 0), 1)
+            as most_expected_to_last_spend
+    from horizons
+    """
+
+
+def customer_tiers(_: Columns = ()) -> gx.ExpectationSuite:
+    """The tiers of one version, against its scores and the other versions of its policy."""
+    return gx.ExpectationSuite(
+        name="customer_tiers",
+        expectations=[
+            has_rows("This version has no tiers."),
+            at_most(
+                "customers_without_tier",
+                0,
+                "critical",
+                "Scored customers have no tier: score the day again.",
+            ),
+            at_most(
+                "tiers_without_score",
+                0,
+                "critical",
+                "Tiered with another expected spend than scored: score the day again.",
+            ),
+            at_most("missing_tiers", 0, "critical", "A tier of the policy holds nobody."),
+            # The narrowest policy with a use is a top 1 %.
+            at_most(
+                "largest_tier_share",
+                0.99,
+                "critical",
+                "One tier holds everybody: it tells nobody apart.",
+            ),
+            at_most(
+                "tiers_out_of_order",
+                0,
+                "critical",
+                "A lower tier is expected to spend more than the one above it.",
+            ),
+        ],
+    )
+
+
+def customer_tiers_facts(scope: Scope, _: Columns) -> str:
+    """The tiers there should be: ranks 1 to the last one that any version of the policy has."""
+    return f"""
+    with
+
+    tiered as not materialized (
+        select customer_id, tier_rank, expected_spend, policy_version
+        from scores.customer_tiers
+        where {version_of(scope)}
+    ),
+
+    scored as (
+        select distinct customer_id, expected_spend
+        from scores.customer_scores
+        where {version_of(scope)}
+    ),
+
+    matches as (
+        select
+            count(distinct scored.customer_id) - count(distinct tiered.customer_id)
+                filter (where scored.customer_id is not null) as customers_without_tier,
+            count(distinct tiered.customer_id) - count(distinct tiered.customer_id)
+                filter (where scored.expected_spend = tiered.expected_spend)
+                as tiers_without_score
+        from tiered
+        full join scored using (customer_id)
+    ),
+
+    ranks as (
+        select
+            tier_rank,
+            count(*) as customers,
+            min(expected_spend) - lead(max(expected_spend)) over (order by tier_rank)
+                as spend_above_next
+        from tiered
+        group by tier_rank
+    )
+
+    select
+        (select count(*) from tiered) as row_count,
+        customers_without_tier,
+        tiers_without_score,
+        (
+            select max(tier_rank)
+            from scores.customer_tiers
+            where policy_version in (select policy_version from tiered)
+        ) - (select count(*) from ranks where tier_rank > 0) as missing_tiers,
+        (select cast(max(customers) / sum(customers) as double precision) from ranks)
+            as largest_tier_share,
+        (select count(*) from ranks where spend_above_next < 0) as tiers_out_of_order
+    from matches
+    """
+
+
+def version_of(scope: Scope) -> str:
+    return f"version_id = '{scope.version_id}' and as_of_date = {scope.date_literal}"
+
+
+LOAD = "tierhouse load SOURCE PATH"
+BUILD = "tierhouse build --as-of DAY"
+SCORE = "tierhouse score --as-of DAY"
+
+TABLES = (
+    Table(
+        name="customer_scores",
+        suite=customer_scores,
+        facts=customer_scores_facts,
+        needs={
+            "scores.customer_scores": SCORE,
+            "features.customer_features": BUILD,
+            "raw.order_lines": LOAD,
+        },
+    ),
+    Table(
+        name="customer_tiers",
+        suite=customer_tiers,
+        facts=customer_tiers_facts,
+        needs={"scores.customer_tiers": SCORE, "scores.customer_scores": SCORE},
+    ),
+)

@@ -1,0 +1,217 @@
+"""What the DAGs promise, read from them once in a process of its own, as Airflow would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+
+DAGS = Path(__file__).parents[2] / "dags"
+HEAVY = ["pandas", "torch", "lightgbm", "mlflow", "great_expectations", "dbt", "sklearn"]
+
+READ = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from airflow.dag_processing.dagbag import BundleDagBag
+
+DAYS = ("2026-11-05", "", "20261105", "2026-02-30", "None")
+folder, heavy = Path(sys.argv[1]), json.loads(sys.argv[2])
+bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags-folder")
+loaded = [name for name in heavy if name in sys.modules]
+
+from airflow.providers.standard.operators.bash import BashOperator
+from building_blocks import RetryWhatMayPass, require_day
+
+def verdict(code):
+    try:
+        BashOperator(task_id="t", bash_command=f"exit {code}").execute({})
+    except Exception as failure:
+        return RetryWhatMayPass().evaluate(failure, 1, 3).action.value
+
+def refusal(day):
+    try:
+        require_day({"task": SimpleNamespace(env={"AS_OF_DATE": day})})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def read(dag):
+    condition = getattr(dag.timetable, "asset_condition", None)
+    return {
+        "doc": dag.doc_md,
+        "tags": sorted(dag.tags),
+        "max_active_runs": dag.max_active_runs,
+        "waits_for": [condition.name] if condition else [],
+        "params": list(dag.params),
+        "tasks": {
+            task.task_id: {
+                "command": task.bash_command,
+                "env": task.env,
+                "retries": task.retries,
+                "has_policy": task.retry_policy is not None,
+                "has_day_check": task._pre_execute_hook is require_day,
+                "has_xcom": task.do_xcom_push,
+                "after": sorted(task.upstream_task_ids),
+                "announces": [asset.name for asset in task.outlets],
+            }
+            for task in dag.tasks
+        },
+    }
+
+json.dump(
+    {
+        "errors": bag.import_errors,
+        "loaded": loaded,
+        "dags": {name: read(dag) for name, dag in bag.dags.items()},
+        "retries": {code: verdict(code) for code in (1, 2, 3, 13)},
+        "refusals": {day: refusal(day) for day in DAYS},
+    },
+    sys.stdout,
+)
+"""
+
+
+@pytest.fixture(scope="session")
+def seen(tmp_path_factory):
+    home = tmp_path_factory.mktemp("airflow")
+    outcome = subprocess.run(
+        [sys.executable, "-c", READ, DAGS, json.dumps(HEAVY)],
+        env={
+            "PATH": os.environ["PATH"],
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        },
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return json.loads(outcome.stdout)
+
+
+@pytest.fixture(scope="session")
+def dags(seen):
+    return seen["dags"]
+
+
+@pytest.fixture(scope="session")
+def tasks(dags):
+    return {f"{d}.{t}": task for d, dag in dags.items() for t, task in dag["tasks"].items()}
+
+
+def before(dag, task):
+    """Everything that must have succeeded before this task starts."""
+    direct = set(dag["tasks"][task]["after"])
+    return direct.union(*(before(dag, each) for each in direct))
+
+
+def test_the_dags_import_cleanly_and_the_shared_module_is_none_of_them(seen):
+    assert seen["errors"] == {}
+    assert set(seen["dags"]) == {"load_shop", "build_features", "train_models", "score_customers"}
+
+
+def test_parsing_loads_nothing_heavy(seen):
+    assert seen["loaded"] == []
+
+
+def test_every_dag_has_tags_and_a_run_book_and_runs_one_at_a_time(dags):
+    for name, dag in dags.items():
+        assert dag["tags"], name
+        assert "red" in dag["doc"] and "->" in dag["doc"], name
+        assert dag["max_active_runs"] == 1, name
+
+
+def test_the_asset_graph_is_exactly_this(dags):
+    graph = {
+        name: (
+            dag["waits_for"],
+            {task: each["announces"] for task, each in dag["tasks"].items() if each["announces"]},
+        )
+        for name, dag in dags.items()
+    }
+    assert graph == {
+        "load_shop": ([], {"gate": ["raw_orders"]}),
+        "build_features": (["raw_orders"], {"gate": ["customer_features"]}),
+        "train_models": (["customer_features"], {"train": ["champion_model"]}),
+        "score_customers": (["champion_model"], {"publish": ["customer_tiers"]}),
+    }
+
+
+def test_nothing_is_announced_before_all_else_in_its_dag_has_succeeded(dags):
+    for dag in dags.values():
+        for name, task in dag["tasks"].items():
+            if task["announces"]:
+                assert before(dag, name) == set(dag["tasks"]) - {name}
+
+
+def test_nothing_is_published_before_its_gate(dags):
+    publishing = [
+        (dag, name)
+        for dag in dags.values()
+        for name, task in dag["tasks"].items()
+        if task["command"].startswith("tierhouse publish")
+    ]
+    assert publishing
+    for dag, name in publishing:
+        gates = [
+            each for each in before(dag, name)
+            if dag["tasks"][each]["command"].startswith("tierhouse check tiers")
+        ]  # fmt: skip
+        assert gates
+
+
+def test_a_gate_is_never_retried_and_all_else_is(tasks):
+    for name, task in tasks.items():
+        if task["command"].startswith("tierhouse check"):
+            assert task["retries"] == 0, name
+        else:
+            assert task["retries"] > 0 and task["has_policy"], name
+
+
+def test_a_refusal_is_never_retried_and_a_lost_connection_is(seen):
+    assert seen["retries"] == {"1": "default", "2": "fail", "3": "fail", "13": "default"}
+
+
+def test_every_task_is_one_tierhouse_command_with_no_text_of_anybody_in_it(tasks):
+    for name, task in tasks.items():
+        assert task["command"].startswith("tierhouse "), name
+        assert not set(task["command"]) & set("{};|&`\n<>()"), name
+        words = task["command"].split()
+        assert all(word.startswith('"$') and word.endswith('"') for word in words if "$" in word)
+        assert not task["has_xcom"], name
+
+
+def test_every_task_refuses_a_run_without_a_day(seen, tasks):
+    assert all(task["has_day_check"] for task in tasks.values())
+    refusals = seen["refusals"]
+    assert refusals.pop("2026-11-05") is None
+    for day, refusal in refusals.items():
+        assert refusal.startswith("AirflowFailException") and repr(day) in refusal
+
+
+@pytest.mark.parametrize(
+    ("partition_key", "parameter", "day"),
+    [
+        ("2026-11-05", "2017-11-01", "2026-11-05"),
+        (None, "2017-11-01", "2017-11-01"),
+        (None, "", ""),
+        (None, None, ""),
+    ],
+)
+def test_the_day_is_the_partition_key_or_else_the_parameter(tasks, partition_key, parameter, day):
+    for task in tasks.values():
+        template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+        rendered = template.from_string(task["env"]["AS_OF_DATE"]).render(
+            dag_run={"partition_key": partition_key}, params={"as_of_date": parameter}
+        )
+        assert rendered == day
+
+
+def test_every_dag_takes_its_day_as_a_parameter_too(dags):
+    assert all("as_of_date" in dag["params"] for dag in dags.values())

@@ -1,0 +1,167 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml import lightgbm_hurdle
+from ml.lightgbm_hurdle import Config, fit, predict, season_factor
+
+CONFIG = Config(rounds=40, min_data_in_leaf=20)
+
+
+def split(shop, test_place=-1):
+    """Everything whose window closed before the test day, and the test day."""
+    day = pd.Timestamp(shop.days[test_place])
+    closed = shop.features["as_of_date"] + pd.Timedelta(days=shop.horizon_days) <= day
+    test = shop.features["as_of_date"] == day
+    return shop.features[closed], shop.labels[closed], shop.features[test], shop.labels[test]
+
+
+@pytest.fixture(scope="module")
+def fitted(shop):
+    train, labels, test, actual = split(shop)
+    return fit(train, labels, shop.horizon_days, CONFIG), train, labels, test, actual
+
+
+def test_expected_spend_is_probability_times_amount_calibrated_and_in_season(fitted):
+    model, _, _, test, _ = fitted
+    values = test[list(model.features)].to_numpy(dtype=float)
+    by_hand = model.purchase.predict(values) * model.amount.predict(values)
+    by_hand *= model.calibration * season_factor(model, test)
+    assert predict(model, test).expected_spend == pytest.approx(by_hand)
+
+
+def test_better_customers_are_found(fitted):
+    model, _, _, test, actual = fitted
+    first = np.argsort(-predict(model, test).score)[: len(test) // 4]
+    assert actual["spend"].to_numpy()[first].sum() > 0.5 * actual["spend"].sum()
+
+
+def test_the_total_of_the_training_rows_is_met(shop):
+    train, labels, *_ = split(shop)
+    model = fit(train, labels, shop.horizon_days, CONFIG)
+    total = predict(model, train, season=1.0).expected_spend.sum()
+    assert total == pytest.approx(labels["spend"].sum())
+
+
+def test_keys_and_labels_are_never_features(fitted):
+    model, train, labels, *_ = fitted
+    assert not {"customer_id", "as_of_date", *labels.columns} & set(model.features)
+    assert "is_repeat_buyer" in model.features
+    assert list(model.features) == sorted(model.features)
+    numbered = train.assign(customer_id=range(len(train)), horizon_days=30)
+    assert lightgbm_hurdle.feature_columns(numbered, labels) == model.features
+
+
+def test_the_same_seed_gives_the_same_model_to_the_bit_whatever_the_order_of_the_rows(fitted, shop):
+    model, train, labels, *_ = fitted
+    order = np.random.default_rng(0).permutation(len(train))
+    again = fit(train.iloc[order], labels.iloc[order], shop.horizon_days, CONFIG)
+    assert again.purchase.model_to_string() == model.purchase.model_to_string()
+    assert again.amount.model_to_string() == model.amount.model_to_string()
+    assert (again.calibration, again.growth) == (model.calibration, model.growth)
+    other = fit(train, labels, shop.horizon_days, replace(CONFIG, seed=1))
+    assert other.amount.model_to_string() != model.amount.model_to_string()
+
+
+def test_files_give_back_the_same_predictions_to_the_bit(fitted, tmp_path):
+    model, _, _, test, _ = fitted
+    lightgbm_hurdle.to_files(model, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "purchase.txt", "amount.txt", "model.json",
+    }  # fmt: skip
+    back = lightgbm_hurdle.from_files(tmp_path)
+    before, after = predict(model, test), predict(back, test)
+    assert (before.expected_spend == after.expected_spend).all()
+    assert (before.purchase_probability == after.purchase_probability).all()
+    served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
+    assert (served["expected_spend"] == before.expected_spend).all()
+    assert back.config == model.config
+
+
+def test_files_that_do_not_belong_together_are_refused(fitted, tmp_path):
+    lightgbm_hurdle.to_files(fitted[0], tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    about["features"] = about["features"][::-1]
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="other columns"):
+        lightgbm_hurdle.from_files(tmp_path)
+
+
+def test_a_missing_column_is_refused_by_name_and_a_new_one_ignored(fitted):
+    model, _, _, test, _ = fitted
+    with pytest.raises(ValueError, match="lacks spend_90d;"):
+        predict(model, test.drop(columns="spend_90d"))
+    columns = list(test.columns[::-1])
+    widened = test[columns].assign(newcomer=1.0)
+    assert (predict(model, widened).score == predict(model, test).score).all()
+
+
+def test_the_total_follows_last_year_and_its_growth(fitted):
+    model, _, _, test, _ = fitted
+    grown = replace(model, growth=0.8)
+    last_year = test["spend_same_window_last_year_30d"].sum()
+    assert predict(grown, test).expected_spend.sum() == pytest.approx(0.8 * last_year)
+    halved = test.assign(spend_same_window_last_year_30d=last_year / len(test) / 2)
+    factor = season_factor(grown, halved)
+    total = predict(grown, halved).expected_spend.sum()
+    assert 1 / 3 < factor < 3
+    assert total == pytest.approx(0.8 * last_year / 2)
+
+
+def test_growth_is_that_of_the_latest_closed_window(fitted):
+    model, train, labels, *_ = fitted
+    latest = (train["as_of_date"] == train["as_of_date"].max()).to_numpy()
+    last_year = train["spend_same_window_last_year_30d"][latest].sum()
+    assert model.growth == pytest.approx(labels["spend"][latest].sum() / last_year)
+
+
+def test_a_season_never_goes_past_its_limit(fitted):
+    model, _, _, test, _ = fitted
+    flooded = test.assign(spend_same_window_last_year_30d=1e9)
+    assert season_factor(model, flooded) == model.config.season_limit
+    assert season_factor(model, test.assign(spend_same_window_last_year_30d=np.nan)) == 1
+
+
+def test_one_customer_scored_with_the_days_season_equals_the_whole_day(fitted):
+    model, _, _, test, _ = fitted
+    season = season_factor(model, test)
+    alone = predict(model, test.iloc[[7]], season=season).expected_spend[0]
+    assert alone == predict(model, test).expected_spend[7]
+
+
+def test_several_days_at_once_equal_the_days_one_by_one(fitted, shop):
+    model = fitted[0]
+    days = [pd.Timestamp(day) for day in shop.days[-2:]]
+    parts = [shop.features[shop.features["as_of_date"] == day] for day in days]
+    together = predict(model, pd.concat(parts)).expected_spend
+    apart = np.concatenate([predict(model, part).expected_spend for part in parts])
+    assert together == pytest.approx(apart, rel=1e-12)
+
+
+def test_a_shop_where_nobody_bought_again_is_refused(shop):
+    train, labels, *_ = split(shop)
+    nobody = labels.assign(spend=0.0, orders=0, is_purchased=False)
+    with pytest.raises(ValueError, match="paid and kept"):
+        fit(train, nobody, shop.horizon_days, CONFIG)
+
+
+def test_returns_lower_the_total_and_no_expected_spend_is_negative(shop):
+    train, labels, test, _ = split(shop)
+    returned = labels.assign(spend=labels["spend"].where(labels["is_purchased"], -10.0))
+    model = fit(train, returned, shop.horizon_days, CONFIG)
+    total = predict(model, train, season=1.0).expected_spend.sum()
+    assert total == pytest.approx(returned["spend"].sum())
+    assert (predict(model, test).expected_spend >= 0).all()
+
+
+def test_a_feature_that_is_all_null_or_constant_changes_nothing_to_worry_about(shop):
+    train, labels, test, _ = split(shop)
+    wide = [part.assign(empty=np.nan, constant=1.0) for part in (train, test)]
+    model = fit(wide[0], labels, shop.horizon_days, CONFIG)
+    assert np.isfinite(predict(model, wide[1]).expected_spend).all()
+    found = lightgbm_hurdle.importance(model).set_index("feature")
+    assert found.loc[["empty", "constant"], ["purchase", "amount"]].to_numpy().sum() == 0
+    assert found["purchase"].sum() == pytest.approx(1)

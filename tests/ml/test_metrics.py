@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ml.metrics import (
+    DIRECTIONS,
+    Judge,
+    Outcome,
+    Prediction,
+    auroc,
+    capture_top10,
+    evaluate,
+    goodness,
+    interval,
+    normalized_gini,
+    resample_weights,
+    spearman,
+)
+
+money = st.lists(st.integers(0, 500), min_size=5, max_size=60).filter(lambda v: len(set(v)) > 1)
+
+
+def gini_of_google(actual, score):
+    """The published lines: mean cumulative share in the order of the score, over the perfect."""
+
+    def raw(by):
+        cumulated = np.cumsum(actual[np.argsort(-by, kind="stable")]) / actual.sum()
+        return 2 * cumulated.sum() / actual.size - 1
+
+    return raw(score) / raw(actual)
+
+
+def skewed(n=1000, seed=0):
+    rng = np.random.default_rng(seed)
+    spend = rng.lognormal(3, 1.5, n) * (rng.random(n) < 0.4)
+    expected = spend * rng.lognormal(0, 1, n) + rng.gamma(1, 10, n)
+    return spend, Prediction(expected, expected, np.clip(expected / 100, 0.01, 0.99))
+
+
+def test_the_perfect_order_has_gini_one_and_the_reversed_order_minus_one():
+    spend = np.arange(1.0, 2001.0)
+    assert normalized_gini(spend, spend) == pytest.approx(1)
+    assert normalized_gini(spend, -spend) == pytest.approx(-1, abs=0.005)
+
+
+@given(money, st.integers(0, 99))
+def test_gini_equals_the_published_definition_where_no_scores_are_equal(values, seed):
+    actual = np.array(values, dtype=float)
+    score = np.random.default_rng(seed).permutation(actual.size).astype(float)
+    assert normalized_gini(actual, score) == pytest.approx(gini_of_google(actual, score))
+
+
+@given(money, st.integers(1, 6), st.integers(0, 99))
+def test_spearman_and_auroc_equal_scipy_and_sklearn_with_equal_scores(values, kinds, seed):
+    actual = np.array(values, dtype=float)
+    score = np.random.default_rng(seed).integers(0, kinds + 1, actual.size).astype(float)
+    bought = actual > np.median(actual)
+    if len(set(score)) > 1:
+        assert spearman(actual, score) == pytest.approx(spearmanr(actual, score)[0], abs=1e-9)
+    if 0 < bought.sum() < bought.size:
+        assert auroc(bought, score) == pytest.approx(roc_auc_score(bought, score))
+        found = evaluate(actual, bought, Prediction(score, None, score / (kinds + 1)))
+        assert found["average_precision"] == pytest.approx(average_precision_score(bought, score))
+
+
+def test_equal_scores_count_as_every_possible_order():
+    rng = np.random.default_rng(1)
+    spend = rng.gamma(1, 50, 40)
+    score = np.repeat([3.0, 2.0, 1.0, 0.0], 10)
+    broken = [score + rng.random(40) * 1e-6 for _ in range(4000)]
+    for metric in (normalized_gini, capture_top10):
+        assert metric(spend, score) == pytest.approx(
+            np.mean([metric(spend, one) for one in broken]), abs=0.005
+        )
+    assert capture_top10(spend, np.zeros(40)) == pytest.approx(0.10)
+
+
+def test_capture_is_the_spend_of_the_tenth_ranked_first():
+    spend, prediction = skewed()
+    first = np.argsort(-prediction.score)[:100]
+    assert capture_top10(spend, prediction.score) == pytest.approx(spend[first].sum() / spend.sum())
+
+
+def test_errors_equal_their_definitions():
+    spend, prediction = skewed()
+    found = evaluate(spend, spend > 0, prediction)
+    expected, probability = prediction.expected_spend, prediction.purchase_probability
+    assert found["sum_ratio"] == pytest.approx(expected.sum() / spend.sum())
+    assert found["mae"] == pytest.approx(np.abs(expected - spend).mean())
+    assert found["rmse"] == pytest.approx(np.sqrt(((expected - spend) ** 2).mean()))
+    tenths = np.array_split(np.argsort(-expected), 10)
+    off = [
+        abs(expected[rows].mean() / spend[rows].mean() - 1) for rows in tenths if spend[rows].any()
+    ]
+    assert found["decile_mape"] == pytest.approx(np.mean(off))
+    bins = np.minimum((probability * 10).astype(int), 9)
+    gaps = [
+        (bins == b).mean() * abs(probability[bins == b].mean() - (spend > 0)[bins == b].mean())
+        for b in set(bins)
+    ]
+    assert found["ece"] == pytest.approx(sum(gaps))
+
+
+def test_a_resample_is_judged_as_if_its_customers_stood_there():
+    spend, prediction = skewed(200)
+    weights = resample_weights(200, 5, seed=3)
+    drawn = Judge(Outcome(spend, spend > 0), weights).draws(prediction)
+    for draw in range(6):
+        rows = np.repeat(np.arange(200), weights[:, draw].astype(int))
+        parts = (v[rows] for v in (prediction.score, prediction.expected_spend))
+        there = Prediction(*parts, prediction.purchase_probability[rows])
+        found = evaluate(spend[rows], spend[rows] > 0, there)
+        for metric in DIRECTIONS:
+            assert drawn[metric][draw] == pytest.approx(found[metric]), metric
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_more_customers():
+    widths = []
+    for n in (500, 8000):
+        spend, prediction = skewed(n)
+        judge = Judge(Outcome(spend, spend > 0), resample_weights(n, 200, seed=0))
+        drawn = judge.draws(prediction)
+        for metric in DIRECTIONS:
+            low, high = interval(drawn[metric])
+            if metric != "decile_mape":  # an absolute error is larger in every resample
+                assert low <= drawn[metric][0] <= high, metric
+        low, high = interval(drawn["spearman"])
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_what_a_ranking_cannot_have_is_nan():
+    spend, prediction = skewed()
+    found = evaluate(spend, spend > 0, Prediction(prediction.score))
+    unknown = {metric for metric, value in found.items() if np.isnan(value)}
+    assert unknown == {"sum_ratio", "mae", "rmse", "decile_mape", "average_precision", "ece"}
+
+
+def test_a_window_without_spend_has_no_ratio_and_breaks_nothing():
+    nothing = np.zeros(20)
+    found = evaluate(nothing, nothing, Prediction(np.arange(20.0), np.ones(20), np.full(20, 0.5)))
+    assert all(np.isnan(found[m]) for m in ("sum_ratio", "normalized_gini", "auroc_active"))
+    assert found["mae"] == 1
+
+
+def test_more_is_better_once_a_metric_is_turned():
+    assert goodness("mae", np.array([1.0])) > goodness("mae", np.array([2.0]))
+    assert goodness("sum_ratio", np.array([0.9])) > goodness("sum_ratio", np.array([1.2]))
+    assert goodness("spearman", np.array([0.9])) > goodness("spearman", np.array([0.2]))
+
+
+def test_a_prediction_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="expected_spend"):
+        Prediction(np.ones(2), np.array([1.0, np.nan]))
