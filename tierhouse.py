@@ -26,7 +26,6 @@ from warehouse.settings import Refused, Settings, TierhouseError, WrongUsage, re
 if TYPE_CHECKING:
     from warehouse.connections import Urls
 
-DEMO = {"source": "complete_journey", "path": "", "as_of_date": "2018-01-01"}
 NEXT = """Next: tierhouse sql "select * from analytics.customer_tiers limit 10"
       make up      Airflow and MLflow in the browser
       make down    stop the warehouse"""
@@ -262,14 +261,24 @@ def sql(
 
 
 @app.command()
-def demo() -> None:
-    """Take real data the whole way through the Airflow DAGs: load, features, models, tiers.
+def demo(
+    source: Annotated[
+        str, typer.Argument(help="complete_journey, online_retail, or a folder with a source.yml.")
+    ] = "complete_journey",
+    path: Annotated[
+        str, typer.Argument(help="The shop's file or folder. Not needed for complete_journey.")
+    ] = "",
+    as_of: AsOf = "2018-01-01",
+) -> None:
+    """Take a shop the whole way through the Airflow DAGs: load, features, models, tiers.
 
-    Example: `tierhouse demo`
+    Example: `tierhouse demo online_retail ~/online_retail_II.xlsx --as-of 2011-12-09`
     """
     from warehouse import dag_runs, services
     from warehouse.connections import open_warehouse
 
+    where = str(Path(path).expanduser().absolute()) if path else ""
+    parameters = {"source": source, "path": where, "as_of_date": _day(as_of).isoformat()}
     settings = read_settings()
     began = time.monotonic()
     log = settings.home / "logs" / "demo.log"
@@ -281,7 +290,7 @@ def demo() -> None:
         status.update("Starting Airflow")
         dag_runs.run_chain(
             environment,
-            DEMO,
+            parameters,
             log,
             said=lambda line: status.update(escape(line[:70])),
             done=lambda dag, task, seconds: console.print(
@@ -302,6 +311,7 @@ def up() -> None:
     from warehouse.connections import open_warehouse
 
     settings = read_settings()
+    services.refuse_taken_ports(settings.home, settings.airflow_port, settings.mlflow_port)
     with console.status("Starting the warehouse") as status:
         urls = open_warehouse(settings)
         environment = _environment(settings, urls)

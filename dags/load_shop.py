@@ -45,7 +45,9 @@ def load_shop():
         'tierhouse load "$SOURCE" "$DATA_PATH"',
         env={"SOURCE": "{{ params.source }}", "DATA_PATH": "{{ params.path }}"},
     )
-    gate = command("gate", "tierhouse check raw", retries=0, outlets=[RAW_ORDERS])
+    gate = command(
+        "gate", 'tierhouse check raw --as-of "$AS_OF_DATE"', retries=0, outlets=[RAW_ORDERS]
+    )
     chain(load, gate)
 
 

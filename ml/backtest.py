@@ -113,7 +113,7 @@ def run(
         train, train_labels = _rows(features, labels, training)
         test, test_labels = _rows(features, labels, (origin,))
         judge = Judge(
-            Outcome(test_labels["spend"], test_labels["is_purchased"]),
+            Outcome(test_labels["spend"].to_numpy(), test_labels["is_purchased"].to_numpy()),
             resample_weights(len(test), resamples, seed),
         )
         fitted, predictions, draws = {}, {}, {}

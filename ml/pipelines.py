@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
@@ -116,7 +117,7 @@ def train(
             }
         )
         seen = frame.assign(spend=labels["spend"], is_purchased=labels["is_purchased"])
-        dataset = mlflow.data.from_pandas(
+        dataset = from_pandas(
             seen, source=CodeDatasetSource({"table": TABLE}), name="closed_windows"
         )
         mlflow.log_input(dataset, context="training")
@@ -378,7 +379,7 @@ def _write_evaluation(
 ) -> None:
     """Keep the scoreboard and the tiers of the newest origin where analysts can read them."""
     newest = judged.newest
-    predicted = newest.predictions[MODEL].expected_spend
+    predicted = np.asarray(newest.predictions[MODEL].expected_spend)
     policy = _policy(settings)
     drawn = tiers.assign(predicted, newest.customer_id, policy)
     by_tier = tiers.summarise(drawn, predicted, newest.spend)

@@ -21,7 +21,7 @@ ONLINE_RETAIL = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[str]:
-    """An administrator's address of the server the tests use: TIERHOUSE_WAREHOUSE_URL, or our own."""
+    """The address of a server: TIERHOUSE_WAREHOUSE_URL, or one of our own as its administrator."""
     given = os.environ.pop("TIERHOUSE_WAREHOUSE_URL", None)
     if given:
         yield given

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from warehouse.connections import Urls, connect, exclusive, grant
+from warehouse.connections import Urls, connect, exclusive, grant, one_row
 from warehouse.settings import PROJECT, Refused, TierhouseError, WrongUsage
 
 DBT_PROJECT = PROJECT / "dbt_project"
@@ -28,9 +28,9 @@ def read_history(urls: Urls) -> History:
     Raises TierhouseError: nothing is loaded.
     """
     with connect(urls.warehouse) as connection:
-        first, last = connection.execute(
-            "select min(ordered_at)::date, max(ordered_at)::date from raw.order_lines"
-        ).fetchone()
+        first, last = one_row(
+            connection, "select min(ordered_at)::date, max(ordered_at)::date from raw.order_lines"
+        )
     if first is None:
         raise TierhouseError(
             "No orders are loaded yet. Load a shop first: `tierhouse load complete_journey`."
@@ -96,7 +96,7 @@ def build(
             raise TierhouseError(f"dbt could not run: {_one_line(str(outcome.exception))}")
         with connect(urls.warehouse) as connection:
             grant(connection)
-    results = outcome.result.results
+    results = outcome.result.results  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     broken = [r for r in results if r.status == "error"]
     untrue = [r for r in results if r.status == "fail"]
     if broken:

@@ -74,6 +74,14 @@ def connect(url: str, **options: Any) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def one_row(connection: psycopg.Connection, query: str, *parameters: Any) -> tuple[Any, ...]:
+    """The only row of an aggregate."""
+    row = connection.execute(query.encode(), parameters).fetchone()
+    if row is None:
+        raise TierhouseError(f"No row came back from: {query}")
+    return row
+
+
 @contextmanager
 def connect_bulk(url: str) -> Iterator[dbapi.Connection]:
     """An ADBC connection, for Arrow in and out; one transaction, committed at the end."""
@@ -153,7 +161,7 @@ def _prepare(url: str) -> None:
         if current == (mark,):
             return
         connection.execute("select pg_advisory_xact_lock(hashtextextended('schema', 0))")
-        connection.execute(statements)
+        connection.execute(statements.encode())
         connection.execute(sql.SQL("comment on schema ops is {}").format(sql.Literal(mark)))
         grant(connection)
 
@@ -182,7 +190,7 @@ def query_rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     with connect(url) as connection:
         connection.read_only = True
         try:
-            cursor = connection.execute(sql.SQL("{}").format(sql.SQL(query)), prepare=True)
+            cursor = connection.execute(query.encode(), prepare=True)
             if cursor.description is None:
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()

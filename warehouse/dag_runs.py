@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,16 +71,15 @@ def run_chain(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    last_lines: list[str] = []
+    last_lines: deque[str] = deque(maxlen=100)
     code = 0
     log.parent.mkdir(parents=True, exist_ok=True)
     with child, log.open("w") as file:
         for line in child.stdout or ():
             file.write(line)
             event = _event(line)
-            if "task" in event:
+            if event.get("state") == "success":
                 done(event["dag"], event["task"], event["seconds"])
-                last_lines, code = [], code if event["state"] != "success" else 0
             elif event.get("logger", "").endswith("SubprocessHook"):
                 text = str(event["event"])
                 if found := re.search(r"exited with return code (\d+)", text):
@@ -123,7 +123,8 @@ def _run(parameters: dict[str, str]) -> int:
             instance = instances[task.task_id]
             if instance.start_date is not None and instance.end_date is not None:
                 seconds = (instance.end_date - instance.start_date).total_seconds()
-                print(json.dumps({"dag": name, "task": task.task_id, "state": instance.state, "seconds": seconds}), flush=True)  # fmt: skip
+                done = {"dag": name, "task": task.task_id, "state": instance.state}
+                print(json.dumps(done | {"seconds": seconds}), flush=True)
         if run.state != "success":
             return 1
     return 0

@@ -47,7 +47,6 @@ class Cluster:
         return self.state / "data"
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        owner = {} if self.user is None else {"user": self.user, "group": self.user}
         return subprocess.run(
             [self.binaries / program, *arguments],
             cwd=self.state,
@@ -56,8 +55,9 @@ class Cluster:
             capture_output=True,
             text=True,
             check=False,
-            **owner,
-            **({} if self.user is None else {"extra_groups": []}),
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from warehouse.connections import Urls, connect, connect_bulk
+from warehouse.connections import Urls, connect, connect_bulk, one_row
 from warehouse.settings import Refused, TierhouseError
 
 
@@ -43,11 +43,12 @@ def input_hash(urls: Urls, day: date) -> str:
     """
     with connect(urls.warehouse) as connection:
         try:
-            customers, total = connection.execute(
+            customers, total = one_row(
+                connection,
                 "select count(*), sum(hashtextextended(customer_features::text, 0)::numeric) "
                 "from features.customer_features where as_of_date = %s",
-                [day],
-            ).fetchone()
+                day,
+            )
         except psycopg.errors.UndefinedTable:
             customers, total = 0, None
     if not customers:
@@ -143,10 +144,11 @@ def publish(urls: Urls, day: date) -> str:
     version = newest_version(urls, day)
     with connect(urls.warehouse) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
-        customers, gated = connection.execute(
+        customers, gated = one_row(
+            connection,
             "select customers, gated_at >= scored_at from ops.versions where version_id = %s",
-            [version],
-        ).fetchone()
+            version,
+        )
         if not gated:
             raise Refused(
                 f"Version {version} of {day} has not passed its gate since it was scored, so it "

@@ -160,11 +160,9 @@ def start(
     with _alone(home):
         if _supervisor(home) is not None:
             return False
-        for service, variable, setting in (
-            ("Airflow", "AIRFLOW__API__PORT", "TIERHOUSE_AIRFLOW_PORT"),
-            ("MLflow", "MLFLOW_PORT", "TIERHOUSE_MLFLOW_PORT"),
-        ):
-            _refuse_taken(int(environment[variable]), service, setting)
+        refuse_taken_ports(
+            home, int(environment["AIRFLOW__API__PORT"]), int(environment["MLFLOW_PORT"])
+        )
         _write(_password_file(home), json.dumps({ADMIN: admin_password}) + "\n")
         _write(_configuration_file(home), _configuration(home))
         (home / "logs" / "supervisord.log").unlink(missing_ok=True)
@@ -186,6 +184,13 @@ def start(
             _end(home)
             raise
         return True
+
+
+def refuse_taken_ports(home: Path, airflow_port: int, mlflow_port: int) -> None:
+    """Raise TierhouseError when a port is another's; our own running processes may hold them."""
+    if _supervisor(home) is None:
+        _refuse_taken(airflow_port, "Airflow", "TIERHOUSE_AIRFLOW_PORT")
+        _refuse_taken(mlflow_port, "MLflow", "TIERHOUSE_MLFLOW_PORT")
 
 
 def stop(home: Path) -> bool:

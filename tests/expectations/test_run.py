@@ -6,7 +6,7 @@ import tempfile
 import time
 
 import pytest
-from conftest import DAY, VERSION
+from shops import DAY, VERSION
 
 from expectations import run
 from expectations.report import GateError

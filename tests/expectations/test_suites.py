@@ -1,7 +1,7 @@
 """Each corruption is caught by the expectation that is there for it; healthy shops by none."""
 
 import pytest
-from conftest import DAY, EARLIER, VERSION
+from shops import DAY, EARLIER, VERSION
 
 from expectations import run
 

@@ -96,7 +96,7 @@ def test_a_chosen_port_that_is_in_use_is_refused_with_the_mend(settings):
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = settings.model_copy(update={"warehouse_port": other.getsockname()[1]})
-        with pytest.raises(TierhouseError, match="in use.*TIERHOUSE_WAREHOUSE_PORT"):
+        with pytest.raises(TierhouseError, match=r"in use.*TIERHOUSE_WAREHOUSE_PORT"):
             embedded.start(taken)
 
 

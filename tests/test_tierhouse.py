@@ -1,0 +1,196 @@
+"""What a person sees who gets it wrong: one paragraph with the mend, the right exit code."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from warehouse.connections import connect
+
+HEADER = "Invoice,StockCode,Description,Quantity,InvoiceDate,Price,Customer ID,Country\n"
+COMMANDS = (
+    "load", "build", "check", "train", "score", "publish", "backtest", "sql", "demo", "up", "down",
+    "status", "doctor",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installation(settings, urls, tierhouse, tmp_path_factory) -> dict[str, str]:
+    """A shop with three orders."""
+    file = tmp_path_factory.mktemp("shop") / "shop.csv"
+    lines = [f"{n},A{n},THING,1,2011-0{n}-01 10:00:00,5.00,1234{n},Spain\n" for n in (1, 2, 3)]
+    file.write_text(HEADER + "".join(lines))
+    variables = {
+        "TIERHOUSE_HOME": str(settings.home),
+        "TIERHOUSE_WAREHOUSE_URL": settings.warehouse_url.get_secret_value(),
+    }
+    assert tierhouse("load", "online_retail", str(file), **variables).returncode == 0
+    return variables
+
+
+@pytest.fixture
+def refused(tierhouse, installation):
+    """Run a command that must be refused; return its one paragraph."""
+
+    def run(code: int, *arguments: str, **variables: str) -> str:
+        ended = tierhouse(*arguments, **{**installation, **variables})
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        assert ended.stderr.startswith("Error: ")
+        assert "Traceback" not in ended.stdout + ended.stderr
+        assert "\n\n" not in ended.stderr
+        assert max(map(len, ended.stderr.splitlines())) <= 80
+        return " ".join(ended.stderr.split())
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(tierhouse, command):
+    help_text = tierhouse(command, "--help")
+    assert help_text.returncode == 0
+    assert f"tierhouse {command}" in help_text.stdout.split("Example:")[1]
+
+
+def test_a_path_that_is_not_there(refused):
+    said = refused(2, "load", "online_retail", "/no/such/file.csv")
+    assert "nothing at /no/such/file.csv" in said
+    assert "Give `tierhouse load online_retail` the file" in said
+
+
+def test_a_file_without_the_needed_columns(refused, tmp_path, settings):
+    file = tmp_path / "wrong.csv"
+    file.write_text("order,date\n1,2011-01-01\n")
+    said = refused(1, "load", "online_retail", str(file))
+    assert "lacks the column Invoice or InvoiceNo" in said
+    assert "it has order, date" in said
+    assert "Nothing was loaded" in said
+    with connect(settings.warehouse_url.get_secret_value()) as connection:
+        assert connection.execute("select count(*) from raw.order_lines").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("command", ["build", "train", "score"])
+def test_a_day_before_the_first_order(refused, command):
+    said = refused(2, command, "--as-of", "2011-01-01")
+    assert "the first order is of 2011-01-01" in said
+    assert "Choose a day after 2011-01-01" in said
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2011-13-01", ""])
+def test_a_day_that_is_no_day(refused, day):
+    assert "not a day such as 2018-01-01" in refused(2, "build", "--as-of", day)
+
+
+def test_too_little_history_to_train(refused):
+    assert "first order is of 2011-01-01" in refused(2, "train", "--as-of", "2011-03-02")
+
+
+def test_publishing_a_day_that_was_not_scored(refused):
+    said = refused(1, "publish", "--as-of", "2011-03-02")
+    assert "Run `tierhouse score --as-of 2011-03-02` first" in said
+
+
+def test_checking_features_that_were_not_built(refused):
+    assert "tierhouse build" in refused(1, "check", "features", "--as-of", "2011-03-02")
+
+
+@pytest.mark.parametrize("service", ["AIRFLOW", "MLFLOW"])
+def test_a_port_in_use(refused, tmp_path, service):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        free = {
+            "TIERHOUSE_AIRFLOW_PORT": str(free_port()),
+            "TIERHOUSE_MLFLOW_PORT": str(free_port()),
+        }
+        taken = {f"TIERHOUSE_{service}_PORT": str(port)}
+        said = refused(1, "up", TIERHOUSE_HOME=str(tmp_path), **{**free, **taken})
+    assert f"Port {port} on 127.0.0.1" in said
+    assert f"set TIERHOUSE_{service}_PORT to a free port" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warehouse_that_does_not_answer(refused):
+    address = f"postgresql://me:my_password@127.0.0.1:{free_port()}/shop"
+    said = refused(1, "sql", "select 1", TIERHOUSE_WAREHOUSE_URL=address)
+    assert "does not answer" in said
+    assert "TIERHOUSE_WAREHOUSE_URL" in said
+    assert "my_password" not in said
+
+
+def test_a_setting_that_makes_no_sense(refused):
+    said = refused(2, "status", TIERHOUSE_AIRFLOW_PORT="many")
+    assert "TIERHOUSE_AIRFLOW_PORT" in said
+    assert "many" not in said
+
+
+def test_a_second_demo_beside_the_first(refused, tmp_path):
+    holder = "import sys, time, pathlib; from warehouse.dag_runs import only_one\n" + (
+        "with only_one(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        said = refused(1, "demo", TIERHOUSE_HOME=str(tmp_path))
+    finally:
+        first.kill()
+        first.wait()
+    assert f"Another `tierhouse demo` (pid {first.pid}) is running" in said
+    assert "TIERHOUSE_HOME" in said
+
+
+def test_the_right_to_run_a_demo_ends_with_its_process(tmp_path):
+    from warehouse.dag_runs import only_one
+
+    holder = "import sys, pathlib, os; from warehouse.dag_runs import only_one\n" + (
+        "with only_one(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", holder, str(tmp_path)], check=False)
+    with only_one(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_sql_prints_in_the_form_asked_for(tierhouse, installation, form):
+    asked = ("sql", "select order_id from raw.order_lines order by 1 limit 1", "--format", form)
+    printed = tierhouse(*asked, **installation)
+    assert printed.returncode == 0
+    assert "1" in printed.stdout
+
+
+def test_sql_does_not_write(refused):
+    assert "read-only" in refused(1, "sql", "delete from raw.order_lines")
+
+
+def test_status_and_doctor_start_nothing(tierhouse, tmp_path):
+    ended = tierhouse("status", TIERHOUSE_HOME=str(tmp_path))
+    assert ended.returncode == 0
+    assert "down" in ended.stdout
+    examined = tierhouse(
+        "doctor",
+        TIERHOUSE_HOME=str(tmp_path),
+        TIERHOUSE_AIRFLOW_PORT=str(free_port()),
+        TIERHOUSE_MLFLOW_PORT=str(free_port()),
+    )
+    assert examined.returncode == 0, examined.stdout
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_doctor_says_what_to_mend_and_ends_with_1(tierhouse, tmp_path):
+    examined = tierhouse(
+        "doctor",
+        TIERHOUSE_HOME=str(tmp_path),
+        TIERHOUSE_WAREHOUSE_URL=f"postgresql://me@127.0.0.1:{free_port()}/shop",
+    )
+    assert examined.returncode == 1
+    assert "Correct TIERHOUSE_WAREHOUSE_URL, or unset it" in " ".join(examined.stdout.split())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

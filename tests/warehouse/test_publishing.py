@@ -1,0 +1,278 @@
+"""Analysts see whole versions that passed their gate, and nothing else."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date, timedelta
+
+import adbc_driver_manager
+import psycopg
+import pyarrow as pa
+import pytest
+
+from warehouse import publishing
+from warehouse.connections import Urls
+from warehouse.settings import Refused, TierhouseError
+
+DAY = date(2025, 6, 1)
+OLDER, NEWER = DAY - timedelta(days=1), DAY + timedelta(days=1)
+TIERS = ("gold", "silver", "silver")
+OPS = ("ops.publish_log", "ops.published", "ops.gate_results")
+SCORES = ("scores.customer_scores", "scores.customer_tiers", "ops.versions")
+
+
+@pytest.fixture
+def query(urls: Urls) -> Iterator[Callable[[str], list[tuple]]]:
+    """Ask the warehouse, in which nothing is scored yet."""
+    with psycopg.connect(urls.warehouse, autocommit=True) as connection:
+        for table in (*OPS, *SCORES):
+            connection.execute(f"delete from {table}")
+
+        def ask(text: str) -> list[tuple]:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else []
+
+        yield ask
+
+
+@pytest.fixture
+def score(urls: Urls, query) -> Callable[..., publishing.Version]:
+    """Write a version of a day as `tierhouse score` does: three customers by default."""
+
+    def write(day: date = DAY, model: str = "1", spend: tuple[float, ...] = (30.0, 20.5, 0.0)):
+        version = publishing.Version(day, 90, "customer_value", model, "policy", "input")
+        publishing.write_version(urls, version, *tables(spend))
+        return version
+
+    return write
+
+
+@pytest.fixture
+def gate(urls: Urls) -> Callable[[publishing.Version], None]:
+    """Note that a version passed."""
+    return lambda version: publishing.record_gate(urls, [], version.version_id)
+
+
+def tables(spend: tuple[float, ...], tiers: tuple[str | None, ...] = TIERS):
+    customers = [f"c{number}" for number in range(len(spend))]
+    scores = pa.table({
+        "customer_id": customers,
+        "horizon_days": pa.array([90] * len(spend), pa.int32()),
+        "expected_spend": spend,
+        "purchase_probability": [0.5] * len(spend),
+    })  # fmt: skip
+    drawn = pa.table({
+        "customer_id": customers,
+        "tier": pa.array(tiers[: len(spend)], pa.string()),
+        "tier_rank": pa.array([1, 2, 2][: len(spend)], pa.int32()),
+        "expected_spend": spend,
+    })  # fmt: skip
+    return scores, drawn
+
+
+def published(query) -> list[tuple]:
+    return query(
+        "select customer_id, tier, expected_spend::float8, as_of_date, model_version "
+        "from analytics.customer_tiers order by 1"
+    )
+
+
+def as_written(day: date, model: str, spend: tuple[float, ...] = (30.0, 20.5, 0.0)) -> list[tuple]:
+    return [(f"c{n}", TIERS[n], spend[n], day, model) for n in range(len(spend))]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"as_of_date": NEWER},
+        {"horizon_days": 30},
+        {"model_name": "other"},
+        {"model_version": "2"},
+        {"policy_version": "other"},
+        {"input_hash": "other"},
+    ],
+)
+def test_a_version_is_named_after_everything_that_went_into_it(change):
+    version = publishing.Version(DAY, 90, "customer_value", "1", "policy", "input")
+    assert replace(version).version_id == version.version_id
+    assert replace(version, **change).version_id != version.version_id
+
+
+def test_the_input_hash_follows_every_cell_and_not_the_order_of_the_rows(urls, query):
+    query("drop table if exists features.customer_features")
+    with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {DAY}"):
+        publishing.input_hash(urls, DAY)
+    query(
+        "create table features.customer_features (customer_id text, as_of_date date, "
+        "orders integer, spend numeric(14, 2))"
+    )
+
+    def hash_of(*rows: tuple, day: date = DAY) -> str:
+        query("truncate features.customer_features")
+        with psycopg.connect(urls.warehouse) as connection, connection.cursor() as cursor:
+            cursor.executemany("insert into features.customer_features values (%s,%s,%s,%s)", rows)
+        return publishing.input_hash(urls, day)
+
+    a, b = ("a", DAY, 1, 5), ("b", DAY, 2, None)
+    first = hash_of(a, b)
+    assert hash_of(b, a) == hash_of(a, b, ("c", NEWER, 1, 1)) == first
+    others = [
+        hash_of(a),
+        hash_of(a, b, b),
+        hash_of(("a", DAY, 2, 5), ("b", DAY, 1, None)),
+        hash_of(a, ("b", DAY, 2, 0)),
+        hash_of(a, ("c", DAY, 2, None)),
+        hash_of(("a", DAY, 1, "5.01"), b),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+    with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {OLDER}"):
+        publishing.input_hash(urls, OLDER)
+
+
+def test_a_day_that_was_not_scored_cannot_be_published(urls, query):
+    with pytest.raises(TierhouseError, match=f"tierhouse score --as-of {DAY}"):
+        publishing.publish(urls, DAY)
+
+
+def test_after_its_gate_a_version_is_what_analysts_read_every_customer_once(
+    urls, query, score, gate
+):
+    version = score()
+    assert published(query) == []
+    gate(version)
+    assert published(query) == []
+    said = publishing.publish(urls, DAY)
+    assert version.version_id in said
+    assert "3 customers" in said
+    assert published(query) == as_written(DAY, "1")
+    assert query(
+        "select tier, customers, expected_share::float8 from analytics.tier_summary order by tier"
+    ) == [("gold", 1, 0.5941), ("silver", 2, 0.4059)]
+
+
+def test_without_a_gate_analysts_go_on_reading_the_version_before(urls, query, score, gate):
+    gate(score())
+    publishing.publish(urls, DAY)
+    score(NEWER, "2", (1.0, 2.0, 3.0))
+    before = query("select * from ops.published")
+    with pytest.raises(Refused, match=f"tierhouse check tiers --as-of {NEWER}"):
+        publishing.publish(urls, NEWER)
+    assert query("select * from ops.published") == before
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_a_failed_gate_is_kept_and_lets_nothing_through(urls, query, score):
+    version = score().version_id
+    found = {
+        "stage": "tiers", "as_of_date": DAY, "version_id": version, "table_name": "customer_tiers",
+        "expectation": "covers everybody", "column_name": None, "severity": "critical",
+        "success": False, "observed": None,
+    }  # fmt: skip
+    publishing.record_gate(urls, [found], None)
+    assert query("select version_id, success from ops.gate_results") == [(version, False)]
+    with pytest.raises(Refused):
+        publishing.publish(urls, DAY)
+
+
+def test_publishing_twice_changes_nothing(urls, query, score, gate):
+    gate(score())
+    publishing.publish(urls, DAY)
+    before = [query(f"select * from {table}") for table in OPS]
+    assert "already published" in publishing.publish(urls, DAY)
+    assert [query(f"select * from {table}") for table in OPS] == before
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_an_older_day_published_later_does_not_take_the_pointer(urls, query, score, gate):
+    for day in (DAY, OLDER):
+        gate(score(day))
+        said = publishing.publish(urls, day)
+    assert f"go on reading {DAY}" in said
+    assert published(query) == as_written(DAY, "1")
+    gate(score(NEWER))
+    publishing.publish(urls, NEWER)
+    assert published(query) == as_written(NEWER, "1")
+    assert query("select previous_version_id is null, customers from ops.publish_log "
+                 "order by published_at") == [(True, 3), (False, 3)]  # fmt: skip
+
+
+def test_another_version_of_the_published_day_takes_over_after_its_own_gate(
+    urls, query, score, gate
+):
+    gate(score())
+    publishing.publish(urls, DAY)
+    version = score(model="2", spend=(1.0, 2.0))
+    with pytest.raises(Refused):
+        publishing.publish(urls, DAY)
+    assert published(query) == as_written(DAY, "1")
+    gate(version)
+    publishing.publish(urls, DAY)
+    assert published(query) == as_written(DAY, "2", (1.0, 2.0))
+
+
+def test_scoring_a_published_version_again_is_invisible(urls, query, score, gate):
+    gate(score())
+    publishing.publish(urls, DAY)
+    everything = [query(f"select * from {table} order by 3") for table in SCORES[:2]]
+    log = query("select * from ops.publish_log")
+    score()
+    assert [query(f"select * from {table} order by 3") for table in SCORES[:2]] == everything
+    assert published(query) == as_written(DAY, "1")
+    assert query("select * from ops.publish_log") == log
+
+
+def test_a_version_scored_again_after_its_gate_has_to_pass_it_again(urls, query, score, gate):
+    version = score()
+    gate(version)
+    score()
+    with pytest.raises(Refused):
+        publishing.publish(urls, DAY)
+    gate(version)
+    publishing.publish(urls, DAY)
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_a_gate_that_looked_before_the_rows_were_written_again_does_not_count(
+    urls, query, score, gate
+):
+    """A scoring that began before the gate and ended after it."""
+    version = score()
+    with psycopg.connect(urls.warehouse) as publishing_elsewhere, ThreadPoolExecutor() as pool:
+        publishing_elsewhere.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+        scoring = pool.submit(score)
+        waiting = (
+            "select 1 from pg_locks where locktype = 'advisory' and not granted and database = "
+            "(select oid from pg_database where datname = current_database())"
+        )
+        while not query(waiting):
+            assert not scoring.done()
+        gate(version)
+        publishing_elsewhere.rollback()
+        scoring.result(timeout=30)
+    with pytest.raises(Refused):
+        publishing.publish(urls, DAY)
+
+
+def test_a_write_that_breaks_half_way_leaves_what_was_there(urls, query, score, gate):
+    """Scores go in before tiers, and a tier is missing."""
+    bad = tables((7.0, 8.0), ("gold", None))
+    version = publishing.Version(DAY, 90, "customer_value", "1", "policy", "input")
+    with pytest.raises(adbc_driver_manager.Error, match="null value"):
+        publishing.write_version(urls, version, *bad)
+    assert [query(f"select * from {table}") for table in SCORES] == [[], [], []]
+
+    gate(score())
+    publishing.publish(urls, DAY)
+    before = [query(f"select * from {table} order by 1, 3") for table in SCORES]
+    with pytest.raises(adbc_driver_manager.Error, match="null value"):
+        publishing.write_version(urls, version, *bad)
+    assert [query(f"select * from {table} order by 1, 3") for table in SCORES] == before
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_a_version_has_the_rows_it_was_last_written_with(urls, query, score, gate):
+    """Fewer customers than before leave none of the earlier ones, nor a wrong count."""
+    score()
+    gate(score(spend=(4.0, 5.0)))
+    assert "2 customers" in publishing.publish(urls, DAY)
+    assert published(query) == as_written(DAY, "1", (4.0, 5.0))
