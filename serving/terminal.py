@@ -24,15 +24,22 @@ SCOREBOARD: Mapping[str, tuple[str, str]] = {
 }
 
 
-def loaded(report: Iterable[Loaded]) -> Table:
-    """Where every row of every file went."""
-    table = _table("file", "table", "read", "accepted", "duplicate", "anonymous")
-    for entry in report:
-        accepted = "before" if entry.already_loaded else f"{entry.accepted:,}"
+def loaded(report: Sequence[Loaded]) -> Table:
+    """Where every row went, by table; files whose content was loaded before add nothing."""
+    table = _table("table", "new files", "read", "accepted", "duplicate", "anonymous")
+    for name in dict.fromkeys(entry.table for entry in report):
+        new = [entry for entry in report if entry.table == name and not entry.already_loaded]
         table.add_row(
-            entry.file, entry.table, f"{entry.rows_read:,}", accepted,
-            f"{entry.duplicate:,}", f"{entry.anonymous:,}",
-        )  # fmt: skip
+            name,
+            str(len(new)),
+            f"{sum(entry.rows_read for entry in new):,}",
+            f"{sum(entry.accepted for entry in new):,}",
+            f"{sum(entry.duplicate for entry in new):,}",
+            f"{sum(entry.anonymous for entry in new):,}",
+        )
+    before = dict.fromkeys(entry.file for entry in report if entry.already_loaded)
+    if before:
+        table.caption = f"Loaded before, so left alone: {', '.join(before)}."
     return table
 
 
