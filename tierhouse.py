@@ -117,7 +117,9 @@ def build(
 @app.command()
 def check(
     stage: Annotated[Stage, typer.Argument(help="What to check.")],
-    as_of: AsOf = "",
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="DAY", help="The day; raw can do without.")
+    ] = None,
 ) -> None:
     """Ask whether the data is believable. Ends with 3 when a critical expectation fails.
 
@@ -127,9 +129,9 @@ def check(
     from warehouse import publishing
     from warehouse.connections import open_warehouse
 
-    if stage is not Stage.raw and not as_of:
+    if stage is not Stage.raw and as_of is None:
         raise WrongUsage(f"`tierhouse check {stage}` needs the day: --as-of 2018-01-01.")
-    day = _day(as_of) if as_of else None
+    day = None if as_of is None else _day(as_of)
     urls = open_warehouse(read_settings())
     version = publishing.newest_version(urls, day) if stage is Stage.tiers and day else None
     with console.status(f"Checking {stage}"):
@@ -322,6 +324,20 @@ def up() -> None:
     _show_status(settings)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def airflow(context: typer.Context) -> None:
+    """Run Airflow's own command line on this installation.
+
+    Example: `tierhouse airflow dags list-import-errors`
+    """
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    environment = _environment(settings, open_warehouse(settings))
+    program = Path(sys.executable).with_name("airflow")
+    os.execve(program, [str(program), *context.args], environment)
+
+
 @app.command()
 def down() -> None:
     """Stop Airflow, MLflow and the embedded warehouse. Nothing is lost.
@@ -422,7 +438,7 @@ def _show_status(settings: Settings) -> None:
     from serving import terminal
     from warehouse import health
 
-    console.print(terminal.result(("part", "state", "where"), health.state(settings)))
+    console.print(terminal.state(health.state(settings)))
 
 
 def _day(text: str) -> date:

@@ -16,7 +16,7 @@ from building_blocks import CUSTOMER_FEATURES, DEFAULT_ARGS, RAW_ORDERS, command
     max_active_runs=1,
     doc_md=__doc__,
     tags=["features"],
-    params={"as_of_date": Param("", type="string")},
+    params={"as_of_date": Param(None, type=["null", "string"], format="date")},
 )
 def build_features():
     build = command("build", 'tierhouse build --as-of "$AS_OF_DATE"')

@@ -24,6 +24,7 @@ class RetryWhatMayPass(RetryPolicy):
 
 
 DEFAULT_ARGS = {
+    "owner": "tierhouse",
     "retries": 2,
     "retry_delay": timedelta(minutes=1),
     "retry_policy": RetryWhatMayPass(),

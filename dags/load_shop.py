@@ -1,7 +1,8 @@
 """Load a shop's orders and announce them only if they pass the gate.
 
 source files -> tierhouse load -> raw.* -> gate -> raw_orders
-Start it with the as-of day as partition key: the three DAGs behind it follow with the same key.
+Start it with the as-of day, in the form or as partition key: the three DAGs behind it follow with
+that key.
     POST /api/v2/dags/load_shop/dagRuns
     {"logical_date": null, "partition_key": "2026-11-05", "conf": {"source": "...", "path": "..."}}
 A file that was loaded before is not loaded twice, so any run may be repeated.
@@ -12,6 +13,11 @@ clear the gate.
 
 from airflow.sdk import Param, PartitionedAtRuntime, chain, dag
 from building_blocks import DEFAULT_ARGS, RAW_ORDERS, command
+
+
+def announce_day(context, result=None):
+    """Airflow's form has no field for a partition key, so the day of the run becomes the key."""
+    context["outlet_events"][RAW_ORDERS].add_partitions(context["task"].env["AS_OF_DATE"])
 
 
 @dag(
@@ -28,14 +34,15 @@ from building_blocks import DEFAULT_ARGS, RAW_ORDERS, command
             description="What kind of files these are: `tierhouse load --help` lists them.",
         ),
         "path": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             description="The file or folder, absolute, as the scheduler's machine sees it.",
         ),
         "as_of_date": Param(
-            "",
-            type="string",
-            description="Only for a run without a partition key; no other DAG follows such a run.",
+            None,
+            type=["null", "string"],
+            format="date",
+            description="The day whose features and tiers follow; a partition key goes before it.",
         ),
     },
 )
@@ -43,10 +50,14 @@ def load_shop():
     load = command(
         "load",
         'tierhouse load "$SOURCE" "$DATA_PATH"',
-        env={"SOURCE": "{{ params.source }}", "DATA_PATH": "{{ params.path }}"},
+        env={"SOURCE": "{{ params.source }}", "DATA_PATH": "{{ params.path or '' }}"},
     )
     gate = command(
-        "gate", 'tierhouse check raw --as-of "$AS_OF_DATE"', retries=0, outlets=[RAW_ORDERS]
+        "gate",
+        'tierhouse check raw --as-of "$AS_OF_DATE"',
+        retries=0,
+        outlets=[RAW_ORDERS],
+        post_execute=announce_day,
     )
     chain(load, gate)
 

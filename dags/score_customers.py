@@ -16,7 +16,7 @@ from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, comman
     max_active_runs=1,
     doc_md=__doc__,
     tags=["scores"],
-    params={"as_of_date": Param("", type="string")},
+    params={"as_of_date": Param(None, type=["null", "string"], format="date")},
 )
 def score_customers():
     score = command("score", 'tierhouse score --as-of "$AS_OF_DATE"')

@@ -17,7 +17,7 @@ from building_blocks import CHAMPION_MODEL, CUSTOMER_FEATURES, DEFAULT_ARGS, com
     max_active_runs=1,
     doc_md=__doc__,
     tags=["models"],
-    params={"as_of_date": Param("", type="string")},
+    params={"as_of_date": Param(None, type=["null", "string"], format="date")},
 )
 def train_models():
     command(

@@ -1,5 +1,6 @@
 """Read, call the pure core, record in MLflow, write. The only module of `ml` that does I/O."""
 
+import contextlib
 import logging
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ from mlflow.models import infer_signature
 
 from ml import backtest as judging
 from ml import cutoffs, figures, lightgbm_hurdle, tiers
+from ml.metrics import DIRECTIONS
 from warehouse import publishing
 from warehouse.building import read_history, refuse_days_outside
 from warehouse.connections import Urls, connect, make_database, read_arrow
@@ -33,6 +35,8 @@ REGISTERED = "customer_value"  # the experiment and the registered model
 ALIAS = "champion"
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
+ABOUT = "Expected net spend and purchase probability of every customer of a day."
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # no tracing, no prompts
 
 Say = Callable[[str], None]  # hears what comes next
 Build = Callable[[Sequence[date]], None]  # builds the features of these days
@@ -183,8 +187,8 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
     })  # fmt: skip
     publishing.write_version(urls, version, scores, written)
     return (
-        f"Scored {len(frame):,} customers of {as_of} with version {champion.version}: "
-        f"version {version.version_id}, not published yet."
+        f"Scored {len(frame):,} customers of {as_of} with model version {champion.version} as "
+        f"{version.version_id}, which nobody sees until it is published."
     )
 
 
@@ -276,11 +280,17 @@ def _open_mlflow(settings: Settings, urls: Urls) -> None:
         settings.mlflow_tracking_uri
         or urls.mlflow.replace("postgresql://", "postgresql+psycopg2://", 1)
     )
+    folder = settings.home / "mlflow"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        if mlflow.get_experiment_by_name(REGISTERED) is None:
+        with contextlib.chdir(folder):  # a new store roots its experiment "Default" where we are
+            experiment = mlflow.get_experiment_by_name(REGISTERED)
+        if experiment is None:
             local = settings.mlflow_tracking_uri is None
-            artifacts = (settings.home / "mlflow" / "artifacts").as_uri() if local else None
-            mlflow.create_experiment(REGISTERED, artifact_location=artifacts)
+            artifacts = (folder / "artifacts").as_uri() if local else None
+            mlflow.create_experiment(REGISTERED, artifacts, EXPERIMENT_TAGS)
+            with suppress(MlflowException):  # two may come first at once
+                mlflow.MlflowClient().create_registered_model(REGISTERED, description=ABOUT)
         mlflow.set_experiment(REGISTERED)
     except (MlflowException, OSError) as error:
         raise TierhouseError(
@@ -318,19 +328,24 @@ def _tags(settings: Settings, as_of: date, horizon_days: int) -> dict[str, str]:
 def _log_scoreboard(judged: judging.Backtest, tags: dict[str, str]) -> None:
     """One child run per model and baseline, so that MLflow's comparison page is the scoreboard.
 
-    A metric's steps are the origins; the last step is the mean over them.
+    A metric's steps are the origins; the last step is the mean over them. Intervals and paired
+    differences stand in scoreboard.json, where they do not bury the metrics themselves.
     """
     mlflow.log_dict(judged.to_json(), "scoreboard.json")
-    mlflow.log_metrics(_finite(judged.pooled[MODEL]))
+    mlflow.log_metrics(_points(judged.pooled[MODEL]))
     for name in judged.pooled:
         with mlflow.start_run(run_name=name, nested=True, tags={**tags, "model": name}):
             for step, origin in enumerate(judged.origins):
-                mlflow.log_metrics(_finite(origin.models[name]), step=step)
-            mlflow.log_metrics(_finite(judged.pooled[name]), step=len(judged.origins))
+                mlflow.log_metrics(_points(origin.models[name]), step=step)
+            mlflow.log_metrics(_points(judged.pooled[name]), step=len(judged.origins))
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _points(metrics: dict[str, float]) -> dict[str, float]:
+    return _finite({name: metrics[name] for name in DIRECTIONS})
 
 
 def _log_figures(judged: judging.Backtest, model: lightgbm_hurdle.Model) -> None:
@@ -358,10 +373,7 @@ def _register(model: lightgbm_hurdle.Model, frame: pd.DataFrame, tags: dict[str,
                 for package in ("lightgbm", "numpy", "pandas", "scipy")
             ],
         )
-    client = mlflow.MlflowClient()
-    with suppress(MlflowException):  # it is there already
-        client.create_registered_model(REGISTERED)
-    version = client.create_model_version(
+    version = mlflow.MlflowClient().create_model_version(
         REGISTERED, logged.model_uri, logged.run_id, tags, model_id=logged.model_id
     )
     return str(version.version)

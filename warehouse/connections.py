@@ -197,6 +197,6 @@ def query_rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         except psycopg.Error as error:
             said = error.diag.message_primary or str(error)
             raise TierhouseError(
-                f"The query failed: {said}. It takes one statement that reads, and sees the schemas "
+                f"The query failed: {said}. It takes one statement that reads, from the schemas "
                 f"{', '.join(GRANTS['data_scientist'])}."
             ) from None

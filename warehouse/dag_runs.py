@@ -73,7 +73,7 @@ def run_chain(
     )
     last_lines: deque[str] = deque(maxlen=100)
     code = 0
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with child, log.open("w") as file:
         for line in child.stdout or ():
             file.write(line)

@@ -38,7 +38,7 @@ def state(settings: Settings) -> list[tuple[str, str, str]]:
         rows.append((service.name, "down" if service.pid is None else "up", place))
     if any(service == "api-server" and up == "up" for service, up, _ in rows):
         password = settings.home / "secrets" / "airflow_admin"
-        rows.append(("Airflow login", services.ADMIN, f"password in {password}"))
+        rows.append(("login", services.ADMIN, f"password in {password}"))
     if url is not None:
         rows += _contents(url)
     return rows

@@ -101,7 +101,8 @@ def environment(
         "AIRFLOW__CORE__PARALLELISM": str(max(2, (os.cpu_count() or 2) // 2)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_password_file(home)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": airflow_url,
+        # SQLAlchemy takes a plain postgresql:// for psycopg 3, with which asset pages end in a 500.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": airflow_url.replace("://", "+psycopg2://", 1),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(logs / "dag_processor"),
         "MLFLOW_ARTIFACTS_DESTINATION": (home / "mlflow" / "artifacts").as_uri(),
@@ -120,7 +121,7 @@ def migrate(environment: Mapping[str, str]) -> bool:
     Asking Airflow takes six seconds, so the version is noted in the database beside the tables.
     """
     installed = f"apache-airflow-core {version('apache-airflow-core')}"
-    url = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    url = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "", 1)
     with connect(url) as connection:
         note = "select obj_description(to_regclass('public.alembic_version'), 'pg_class')"
         if connection.execute(note).fetchone() == (installed,):

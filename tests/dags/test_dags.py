@@ -54,6 +54,7 @@ def read(dag):
                 "has_policy": task.retry_policy is not None,
                 "has_day_check": task._pre_execute_hook is require_day,
                 "has_xcom": task.do_xcom_push,
+                "has_key_of_its_own": task._post_execute_hook is not None,
                 "after": sorted(task.upstream_task_ids),
                 "announces": [asset.name for asset in task.outlets],
             }
@@ -211,6 +212,12 @@ def test_the_day_is_the_partition_key_or_else_the_parameter(tasks, partition_key
             dag_run={"partition_key": partition_key}, params={"as_of_date": parameter}
         )
         assert rendered == day
+
+
+def test_what_starts_the_chain_gives_the_day_as_partition_key(tasks):
+    assert [name for name, task in tasks.items() if task["has_key_of_its_own"]] == [
+        "load_shop.gate"
+    ]
 
 
 def test_every_dag_takes_its_day_as_a_parameter_too(dags):

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from warehouse import embedded
-from warehouse.connections import Urls, connect, connect_bulk, open_warehouse, query_rows
+from warehouse.connections import Urls, connect, connect_bulk, grant, open_warehouse, query_rows
 from warehouse.settings import Settings, TierhouseError
 
 CATALOG = """
@@ -34,8 +34,11 @@ def own_urls(own) -> Urls:
     urls = open_warehouse(own)
     with connect(urls.warehouse) as connection:
         connection.execute("create table pii.customers as select 'Ada' as full_name")
-        connection.execute("insert into raw.products values ('s', 'p1', 'tea', null, null, null, "
-                           "null, 'f', 0)")  # fmt: skip
+        connection.execute(
+            "insert into raw.products (source, product_id, file_hash, source_row) "
+            "values ('s', 'p1', 'f', 0)"
+        )
+        grant(connection)  # as after every build
     return urls
 
 

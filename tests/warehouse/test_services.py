@@ -3,6 +3,7 @@ import os
 import socket
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -97,7 +98,7 @@ def test_a_pid_file_of_another_process_is_never_believed(tmp_path):
 def test_airflow_is_migrated_once_and_again_when_its_tables_are_lost(installation):
     services.migrate(installation)
     assert not services.migrate(installation)
-    url = installation["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    url = installation["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("drop schema public cascade")
         connection.execute("create schema public")
@@ -123,17 +124,28 @@ def test_the_whole_chain_runs_under_the_scheduler_and_stops_without_a_trace(sett
         shown = json.dumps([process.cmdline() for process in services._session(supervisor.pid)])
         assert not any(path.read_text() in shown for path in (home / "secrets").iterdir())
 
-        trigger(installation, password, "2026-11-05")
-        wait_for(lambda: len(commands(home)) == 9, 120)
-        told = [line.split("|") for line in commands(home)]
-        assert [words.split()[0] for _, words in told] == [
-            "load", "check", "build", "check", "build", "train", "score", "check", "publish",
+        ask = login(installation, password)
+        chain = [
+            ("load_shop", "load"), ("load_shop", "check"), ("build_features", "build"),
+            ("build_features", "check"), ("train_models", "train"), ("score_customers", "score"),
+            ("score_customers", "check"), ("score_customers", "publish"),
         ]  # fmt: skip
-        assert all(values.startswith("2026-11-05 ") for values, _ in told)
-        assert told[0][1] == f"load online_retail {ODD_PATH}"
-        assert [values.split()[1].split("/")[0] for values, _ in told[::2]] == [
-            "load_shop", "build_features", "train_models", "score_customers", "score_customers",
-        ]  # fmt: skip
+        conf = {"source": "online_retail", "path": ODD_PATH}
+        by_key = {"partition_key": "2026-11-05", "conf": conf}
+        by_form = {"conf": conf | {"as_of_date": "2026-11-06"}}
+        for run, day in ((by_key, "2026-11-05"), (by_form, "2026-11-06")):
+            (home / "commands").unlink(missing_ok=True)
+            ask("/api/v2/dags/load_shop/dagRuns", {"logical_date": None, **run})
+            wait_for(lambda: len(commands(home)) == len(chain), 120)
+            told = [line.split("|") for line in commands(home)]
+            assert all(values.startswith(f"{day} ") for values, _ in told)
+            assert told[0][1] == f"load online_retail {ODD_PATH}"
+            assert [
+                (values.split()[1].split("/")[0], words.split()[0]) for values, words in told
+            ] == chain
+
+        drawn = json.dumps(ask("/ui/dependencies"))
+        assert all(dag in drawn for dag, _ in chain)
 
         before = pids(home)
         psutil.Process(before["triggerer"]).kill()
@@ -161,25 +173,17 @@ def wait_for(truth, seconds):
         time.sleep(0.5)
 
 
-def trigger(installation, password, day):
-    """Start load_shop as a person would over REST."""
+def login(installation, password):
+    """A function that asks Airflow as a person's browser would: GET, or POST with a body."""
 
-    def post(path, body, **headers):
+    def ask(path, body=None, **headers):
         request = urllib.request.Request(
             installation["AIRFLOW__API__BASE_URL"] + path,
-            data=json.dumps(body).encode(),
+            data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", **headers},
         )
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 
-    token = post("/auth/token", {"username": "admin", "password": password})["access_token"]
-    post(
-        "/api/v2/dags/load_shop/dagRuns",
-        {
-            "logical_date": None,
-            "partition_key": day,
-            "conf": {"source": "online_retail", "path": ODD_PATH},
-        },
-        Authorization=f"Bearer {token}",
-    )
+    token = ask("/auth/token", {"username": "admin", "password": password})["access_token"]
+    return partial(ask, Authorization=f"Bearer {token}")
