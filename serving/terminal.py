@@ -46,12 +46,12 @@ def loaded(report: Sequence[Loaded]) -> Table:
 def tiers(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of analytics.tier_summary: the published day beside the held-out window."""
     first = rows[0]
-    table = _table("tier", "customers", "expected", "share", "expected", "really spent")
+    table = _table("tier", "customers", "expected", "share", "judged: expected", "judged: spent")
     table.title = f"Tiers as of {first['as_of_date']}, for the next {first['horizon_days']} days"
     if first["evaluated_as_of_date"] is not None:
         table.caption = (
-            f"Right: the same tiers drawn on {first['evaluated_as_of_date']} by a model that had "
-            f"seen nothing later, and what these customers then spent."
+            f"Judged: the same tiers drawn on {first['evaluated_as_of_date']} by a model that had "
+            f"seen nothing later: the share it expected, and what was then spent.\n"
         )
     for row in rows:
         table.add_row(

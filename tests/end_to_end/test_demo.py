@@ -58,7 +58,7 @@ def query(tierhouse, installation, demo):
 
 def test_it_ends_well_and_shows_tiers_and_scoreboard_in_80_columns(demo):
     assert demo.returncode == 0, demo.stderr
-    for word in ("platinum", "bronze", "really spent", "lightgbm_hurdle", "last_window_spend"):
+    for word in ("platinum", "bronze", "judged: spent", "lightgbm_hurdle", "last_window_spend"):
         assert word in demo.stdout
     assert max(map(len, demo.stdout.splitlines())) <= 80
     assert demo.stderr == ""
