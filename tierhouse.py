@@ -133,16 +133,21 @@ def check(
         raise WrongUsage(f"`tierhouse check {stage}` needs the day: --as-of 2018-01-01.")
     day = None if as_of is None else _day(as_of)
     urls = open_warehouse(read_settings())
-    version = publishing.newest_version(urls, day) if stage is Stage.tiers and day else None
+    scored = publishing.newest_version(urls, day) if stage is Stage.tiers and day else None
     with console.status(f"Checking {stage}"):
         try:
-            report = run.validate(urls.warehouse, stage.value, day and day.isoformat(), version)
+            report = run.validate(
+                urls.warehouse,
+                stage.value,
+                day and day.isoformat(),
+                scored and scored.version_id,
+            )
         except run.GateError as error:
             raise TierhouseError(str(error)) from None
-    publishing.record_gate(urls, report.rows(), None if report.refused else version)
+    publishing.record_gate(urls, report.rows(), None if report.refused else scored)
     if report.refused:
         raise Refused(report.summary())
-    console.print(report.summary())
+    _say(report.summary())
 
 
 @app.command()
@@ -176,7 +181,7 @@ def train(
         )
     if outcome.backtest is not None:
         console.print(terminal.scoreboard(outcome.backtest.to_json()))
-    console.print(outcome.message)
+    _say(outcome.message)
 
 
 @app.command()
@@ -191,7 +196,7 @@ def score(as_of: AsOf) -> None:
     settings = read_settings()
     urls = open_warehouse(settings)
     with console.status("Scoring") as status:
-        console.print(pipelines.score(settings, urls, _day(as_of), status.update))
+        _say(pipelines.score(settings, urls, _day(as_of), status.update))
 
 
 @app.command()
@@ -203,7 +208,7 @@ def publish(as_of: AsOf) -> None:
     from warehouse import publishing
     from warehouse.connections import open_warehouse
 
-    console.print(publishing.publish(open_warehouse(read_settings()), _day(as_of)))
+    _say(publishing.publish(open_warehouse(read_settings()), _day(as_of)))
 
 
 @app.command()
@@ -300,7 +305,7 @@ def demo(
             ),
         )
     _show_published(urls.reader)
-    console.print(f"Done in {time.monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
+    _say(f"Done in {time.monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
 
 
 @app.command()
@@ -356,7 +361,7 @@ def down() -> None:
             )
             if was_running
         ]
-    console.print(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
+    _say(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
 
 
 @app.command()
@@ -400,6 +405,10 @@ def main() -> None:
         sys.exit(3 if isinstance(error, Refused) else 2 if isinstance(error, WrongUsage) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say(message: str) -> None:
+    console.print(message, markup=False)
 
 
 def _environment(settings: Settings, urls: "Urls") -> dict[str, str]:
@@ -473,6 +482,6 @@ def _build(
 
         nodes = building.build(urls, days, settings.home, show)
     listed = str(days[0]) if len(days) == 1 else f"{len(days)} days, {min(days)} to {max(days)}"
-    console.print(f"Built {listed}: {nodes} models and tests hold.")
+    _say(f"Built {listed}: {nodes} models and tests hold.")
     if status is not None:
         status.start()

@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from math import inf, isfinite
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from warehouse.loading import Loaded
@@ -39,7 +42,7 @@ def loaded(report: Sequence[Loaded]) -> Table:
         )
     before = dict.fromkeys(entry.file for entry in report if entry.already_loaded)
     if before:
-        table.caption = f"Loaded before, so left alone: {', '.join(before)}."
+        table.caption = f"Loaded before, so left alone: {escape(', '.join(before))}."
     return table
 
 
@@ -64,9 +67,7 @@ def tiers(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def scoreboard(judged: Mapping[str, Any]) -> Table:
     """A backtest's JSON: every model and baseline on the same customers; the best is bold."""
-    models: dict[str, Mapping[str, float | None]] = dict(
-        sorted(judged["pooled"].items(), key=lambda entry: entry[1]["normalized_gini"])
-    )
+    models: Mapping[str, Mapping[str, float | None]] = judged["pooled"]
     origins = [origin["as_of_date"] for origin in judged["origins"]]
     table = _table("", *(heading for heading, _ in SCOREBOARD.values()))
     table.title = f"Scoreboard, {judged['horizon_days']} days, means over {len(origins)} origins"
@@ -75,7 +76,8 @@ def scoreboard(judged: Mapping[str, Any]) -> Table:
         f"brought; Σ ratio: predicted over actual."
     )
     best = {metric: _best(models, metric) for metric in SCOREBOARD}
-    for name, metrics in models.items():
+    for name in sorted(models, key=lambda name: _rank(models[name].get("normalized_gini"))):
+        metrics = models[name]
         cells = []
         for metric, (_, form) in SCOREBOARD.items():
             value = metrics.get(metric)
@@ -110,9 +112,9 @@ def state(rows: Iterable[tuple[str, str, str]]) -> Table:
 
 def result(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """The rows of a query."""
-    table = _table(*columns)
+    table = _table(*map(escape, columns))
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
     return table
 
 
@@ -126,14 +128,29 @@ def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def as_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An array of objects. Numerics keep every digit as text would; days and times are ISO 8601."""
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
-    return json.dumps(records, default=_plain, ensure_ascii=False, indent=2) + "\n"
+    """An array of objects. Days and times are ISO 8601; a number that JSON's readers would round,
+    and NaN and infinities, are text; a column's second `a` is `a_2`."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in columns:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    records = [dict(zip(names, map(_finite, row), strict=True)) for row in rows]
+    return json.dumps(records, default=_plain, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _rank(value: float | None) -> float:
+    return -inf if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return float(value) if value.is_finite() else str(value)
+        exact = value.is_finite() and Decimal(repr(float(value))) == value
+        return float(value) if exact else str(value)
     if isinstance(value, date | datetime):
         return value.isoformat()
     return str(value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
 from warehouse.settings import PROJECT, Refused, TierhouseError, WrongUsage
@@ -68,7 +68,8 @@ def build(
         TIERHOUSE_PG_HOST=target.hostname or "",
         TIERHOUSE_PG_PORT=str(target.port or 5432),
         TIERHOUSE_PG_USER=unquote(target.username or ""),
-        TIERHOUSE_PG_DATABASE=target.path.lstrip("/"),
+        TIERHOUSE_PG_DATABASE=unquote(target.path.lstrip("/")),
+        TIERHOUSE_PG_SSLMODE=dict(parse_qsl(target.query)).get("sslmode", "prefer"),
         DBT_ENV_SECRET_TIERHOUSE_PG_PASSWORD=unquote(target.password or ""),
         DO_NOT_TRACK="1",
     )

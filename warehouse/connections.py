@@ -68,7 +68,7 @@ def connect(url: str, **options: Any) -> Iterator[psycopg.Connection]:
     """
     try:
         connection = psycopg.connect(url, connect_timeout=10, **options)
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise TierhouseError(_no_answer(url, str(error))) from None
     with connection:
         yield connection

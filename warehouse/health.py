@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from warehouse import embedded, services
-from warehouse.connections import describe
+from warehouse.connections import connect, describe
 from warehouse.settings import Settings, TierhouseError
 
 NEEDED_GB = 3
@@ -131,14 +131,10 @@ def _warehouse(settings: Settings) -> Finding:
         )
     url = settings.warehouse_url.get_secret_value()
     try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
+        with connect(url) as connection:
             major = connection.info.server_version // 10000
-    except psycopg.OperationalError as error:
-        return Finding(
-            False,
-            f"Warehouse at {describe(url)} does not answer",
-            f"{' '.join(str(error).split())[:300]} Correct TIERHOUSE_WAREHOUSE_URL, or unset it.",
-        )
+    except TierhouseError as error:
+        return Finding(False, f"Warehouse at {describe(url)}", str(error))
     return Finding(
         major >= 15,
         f"Warehouse at {describe(url)}, PostgreSQL {major}",
@@ -176,7 +172,7 @@ def _warehouse_url(settings: Settings) -> str | None:
 
 def _contents(url: str) -> list[tuple[str, str, str]]:
     try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
+        with connect(url) as connection:
             lines, newest, source = connection.execute(
                 "select sum(rows_accepted), max(loaded_at)::date, min(source) "
                 "from ops.load_ledger where table_name = 'order_lines'"
@@ -187,8 +183,6 @@ def _contents(url: str) -> list[tuple[str, str, str]]:
             ).fetchone()
     except psycopg.errors.UndefinedTable:
         return [("contents", "empty", "nothing was loaded yet")]
-    except psycopg.OperationalError as error:
-        raise TierhouseError(f"The warehouse at {describe(url)} does not answer: {error}") from None
     rows = [("orders", source or "none", f"{lines:,} lines, {newest}" if lines else "")]
     if published is not None:
         day, customers, when = published

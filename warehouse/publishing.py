@@ -5,7 +5,7 @@ same version, and analysts never see a version that is being written or that no 
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -78,7 +78,8 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
             "model_version, policy_version, input_hash, customers) "
             "values ($1, $2::date, $3, $4, $5, $6, $7, $8) "
-            "on conflict (version_id) do update set scored_at = now()",
+            "on conflict (version_id) do update "
+            "set scored_at = clock_timestamp(), customers = excluded.customers",
             (version.version_id, version.as_of_date.isoformat(), version.horizon_days,
              version.model_name, version.model_version, version.policy_version,
              version.input_hash, tiers.num_rows),
@@ -102,14 +103,22 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             )
 
 
-def newest_version(urls: Urls, day: date) -> str:
+@dataclass(frozen=True)
+class Scored:
+    """A version as it was written at one time; written again, it has to pass its gate again."""
+
+    version_id: str
+    scored_at: datetime
+
+
+def newest_version(urls: Urls, day: date) -> Scored:
     """The version of this day that was scored last.
 
     Raises TierhouseError: the day was not scored.
     """
     with connect(urls.warehouse) as connection:
         row = connection.execute(
-            "select version_id from ops.versions where as_of_date = %s "
+            "select version_id, scored_at from ops.versions where as_of_date = %s "
             "order by scored_at desc limit 1",
             [day],
         ).fetchone()
@@ -117,11 +126,11 @@ def newest_version(urls: Urls, day: date) -> str:
         raise TierhouseError(
             f"No scores of {day} are written. Run `tierhouse score --as-of {day}` first."
         )
-    return row[0]
+    return Scored(*row)
 
 
-def record_gate(urls: Urls, rows: list[dict[str, Any]], passed_version: str | None) -> None:
-    """Keep a gate's results; note on a version that it passed."""
+def record_gate(urls: Urls, rows: list[dict[str, Any]], passed: Scored | None) -> None:
+    """Keep a gate's results; note on the version that passed, unless it was written anew since."""
     with connect(urls.warehouse) as connection, connection.cursor() as cursor:
         cursor.executemany(
             "insert into ops.gate_results (stage, as_of_date, version_id, table_name, expectation, "
@@ -130,9 +139,11 @@ def record_gate(urls: Urls, rows: list[dict[str, Any]], passed_version: str | No
             "%(success)s, %(observed)s)",
             rows,
         )
-        if passed_version is not None:
+        if passed is not None:
             cursor.execute(
-                "update ops.versions set gated_at = now() where version_id = %s", [passed_version]
+                "update ops.versions set gated_at = clock_timestamp() "
+                "where version_id = %s and scored_at = %s",
+                [passed.version_id, passed.scored_at],
             )
 
 
@@ -141,7 +152,7 @@ def publish(urls: Urls, day: date) -> str:
 
     Raises Refused: the version did not pass its gate since it was scored.
     """
-    version = newest_version(urls, day)
+    version = newest_version(urls, day).version_id
     with connect(urls.warehouse) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
         customers, gated = one_row(

@@ -82,7 +82,7 @@ create table if not exists ops.versions (
     policy_version text not null,
     input_hash text not null,
     customers bigint not null,
-    scored_at timestamptz not null default now(),
+    scored_at timestamptz not null default clock_timestamp(),
     gated_at timestamptz
 );
 

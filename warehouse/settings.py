@@ -39,21 +39,28 @@ class Settings(BaseSettings):
     airflow_port: int = Field(default=8080, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
-    horizon_days: int = 90
+    horizon_days: int = Field(default=90, ge=1)
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
     dag_run: str | None = None
 
     @field_validator("home", "tier_policy")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        try:
+            return path.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("the home directory of that user is not known") from None
 
     @field_validator("warehouse_url")
     @classmethod
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            TypeAdapter(PostgresDsn).validate_python(url.get_secret_value())
-        return url
+        if url is None:
+            return None
+        address = url.get_secret_value().replace("postgres://", "postgresql://", 1)
+        if not address.startswith("postgresql://"):
+            raise ValueError("an address begins with postgresql://")
+        TypeAdapter(PostgresDsn).validate_python(address)
+        return SecretStr(address)
 
     def secret(self, name: str) -> str:
         """The installation's secret of this name, generated once into `home/secrets` (mode 600)."""
@@ -64,7 +71,7 @@ class Settings(BaseSettings):
             pass
         self.home.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        draft = path.with_name(f".{name}.{os.getpid()}")
+        draft = path.with_name(f".{name}.{secrets.token_hex(8)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
         try:

@@ -134,7 +134,7 @@ def test_even_the_owner_of_the_warehouse_cannot_write_where_only_reading_is_mean
         "do $$ begin set transaction read write; delete from raw.products; end $$",
         "do $$ begin commit; delete from raw.products; end $$",
     ):
-        with pytest.raises(TierhouseError, match="read-only"):
+        with pytest.raises(TierhouseError, match="one statement that reads"):
             query_rows(own_urls.warehouse, statement)
     assert contents() == before
 

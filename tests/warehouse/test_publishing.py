@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from warehouse import publishing
-from warehouse.connections import Urls
+from warehouse.connections import Urls, connect, one_row
 from warehouse.settings import Refused, TierhouseError
 
 DAY = date(2025, 6, 1)
@@ -50,7 +50,17 @@ def score(urls: Urls, query) -> Callable[..., publishing.Version]:
 @pytest.fixture
 def gate(urls: Urls) -> Callable[[publishing.Version], None]:
     """Note that a version passed."""
-    return lambda version: publishing.record_gate(urls, [], version.version_id)
+
+    def pass_gate(version):
+        with connect(urls.warehouse) as connection:
+            (scored_at,) = one_row(
+                connection,
+                "select scored_at from ops.versions where version_id = %s",
+                version.version_id,
+            )
+        publishing.record_gate(urls, [], publishing.Scored(version.version_id, scored_at))
+
+    return pass_gate
 
 
 def tables(spend: tuple[float, ...], tiers: tuple[str | None, ...] = TIERS):
