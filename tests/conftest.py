@@ -14,9 +14,7 @@ from pydantic import SecretStr
 
 from warehouse import embedded
 from warehouse.connections import Urls, open_warehouse
-from warehouse.settings import PROJECT, Settings
-
-ONLINE_RETAIL = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
+from warehouse.settings import Settings
 
 
 @pytest.fixture(scope="session")

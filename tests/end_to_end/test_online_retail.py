@@ -1,0 +1,75 @@
+"""Two years of a real shop: every line accounted for, and the model beside what embarrasses it."""
+
+import json
+from datetime import date, timedelta
+from decimal import Decimal
+
+import pytest
+
+from warehouse.connections import connect
+from warehouse.loading import load, read_source
+from warehouse.settings import PROJECT
+
+FILE = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
+ORIGINS = "2010-12-09,2011-03-09,2011-06-09,2011-09-09"
+BASELINES = ("mean", "last_window_spend", "spend_rate", "order_count", "recency", "rfm_score")
+
+pytestmark = pytest.mark.skipif(
+    not FILE.exists(),
+    reason=f"Online Retail II (doi 10.24432/C5CG6D) is not part of the project: no {FILE.name} "
+    f"in ../shared/data",
+)
+
+
+@pytest.fixture(scope="module")
+def report(urls):
+    return load(urls.warehouse, read_source("online_retail"), FILE)
+
+
+@pytest.fixture(scope="module")
+def judged(tierhouse, settings, report, tmp_path_factory):
+    file = tmp_path_factory.mktemp("backtest") / "scoreboard.json"
+    ended = tierhouse(
+        "backtest", "--origins", ORIGINS, "--json", str(file),
+        TIERHOUSE_HOME=str(settings.home),
+        TIERHOUSE_WAREHOUSE_URL=settings.warehouse_url.get_secret_value(),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(file.read_text())
+
+
+def test_every_line_is_accepted_or_anonymous(report):
+    orders = next(entry for entry in report if entry.table == "order_lines")
+    assert (orders.rows_read, orders.accepted, orders.anonymous) == (1_044_847, 809_560, 235_287)
+    assert orders.duplicate == orders.quarantined == 0
+
+
+def test_the_great_order_that_was_cancelled_in_twelve_minutes_is_no_order(urls, judged):
+    with connect(urls.warehouse) as connection:
+        landed = connection.execute(
+            "select sum(quantity * unit_price - discount_amount) filter (where quantity > 0) "
+            "from raw.order_lines where customer_id = '16446' and ordered_at::date = '2011-12-09'"
+        ).fetchone()
+        counted = connection.execute(
+            "select count(*), coalesce(sum(order_total), 0) from intermediate.int_orders_netted "
+            "where customer_id = '16446' and order_date = '2011-12-09' and order_total <> 0"
+        ).fetchone()
+    assert landed == (Decimal("168469.6"),)
+    assert counted == (0, 0)
+
+
+@pytest.mark.parametrize("metric", ["normalized_gini", "capture_top10"])
+def test_the_model_beats_the_best_baseline_over_the_four_origins(judged, metric):
+    best = max(judged["pooled"][name][metric] for name in BASELINES)
+    assert judged["pooled"]["lightgbm_hurdle"][metric] > best
+
+
+def test_the_predicted_total_is_within_thirty_percent_of_what_was_spent(judged):
+    assert 0.7 <= judged["pooled"]["lightgbm_hurdle"]["sum_ratio"] <= 1.3
+
+
+def test_no_training_window_reaches_into_the_window_it_is_judged_on(judged):
+    for origin in judged["origins"]:
+        newest = date.fromisoformat(max(origin["training_cutoffs"]))
+        assert newest + timedelta(days=90) <= date.fromisoformat(origin["as_of_date"])
+    assert [origin["as_of_date"] for origin in judged["origins"]] == ORIGINS.split(",")
