@@ -46,7 +46,7 @@ lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/sqlfluff lint --processes 2 dbt_project/models
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/codespell

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from warehouse.connections import Urls
 
 NEXT = """Next: tierhouse sql "select * from analytics.customer_tiers limit 10"
-      make up      Airflow and MLflow in the browser
-      make down    stop the warehouse"""
+      tierhouse up      Airflow and MLflow; there the same day runs once more
+      tierhouse down    stop what runs"""
 
 app = typer.Typer(
     help="Customer value, tiers and decisions inside your own warehouse.",
@@ -340,7 +340,8 @@ def airflow(context: typer.Context) -> None:
     settings = read_settings()
     environment = _environment(settings, open_warehouse(settings))
     program = Path(sys.executable).with_name("airflow")
-    os.execve(program, [str(program), *context.args], environment)
+    quiet = {"PYTHONWARNINGS": "ignore"}  # what it prints may be read by a program
+    os.execve(program, [str(program), *context.args], environment | quiet)
 
 
 @app.command()
@@ -444,10 +445,10 @@ def _show_published(url: str) -> None:
 
 
 def _show_status(settings: Settings) -> None:
-    from serving import terminal
     from warehouse import health
 
-    console.print(terminal.state(health.state(settings)))
+    for part, now, where in health.state(settings):
+        print(f"{part:<14} {now:<17} {where}".rstrip())
 
 
 def _day(text: str) -> date:

@@ -36,7 +36,8 @@ def announce_day(context, result=None):
         "path": Param(
             None,
             type=["null", "string"],
-            description="The file or folder, absolute, as the scheduler's machine sees it.",
+            description="The file or folder, absolute, as the scheduler's machine sees it. "
+            "Empty for complete_journey, whose data comes with a package.",
         ),
         "as_of_date": Param(
             None,

@@ -36,7 +36,6 @@ ALIAS = "champion"
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
 ABOUT = "Expected net spend and purchase probability of every customer of a day."
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # no tracing, no prompts
 
 Say = Callable[[str], None]  # hears what comes next
 Build = Callable[[Sequence[date]], None]  # builds the features of these days
@@ -100,12 +99,14 @@ def train(
         origins = cutoffs.test_origins(known_until, history.first, horizon)
         learned_from = cutoffs.training_cutoffs(known_until, history.first, horizon)
         judged_on = cutoffs.backtest_days(origins, history.first, horizon)
-    build(sorted({*learned_from, *judged_on}))
+    days = sorted({*learned_from, *judged_on})
+    build(days)
     say("Reading features")
-    frame, labels = _read_closed(urls, judged_on, horizon)
+    frame, labels = _read_closed(urls, days, horizon)
     judged = judging.run(frame, labels, origins, horizon, say=say)
     say(f"Fitting {MODEL} on {len(learned_from)} days")
-    frame, labels = _read_closed(urls, learned_from, horizon)
+    learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
+    frame, labels = frame[learned], labels[learned]
     model = lightgbm_hurdle.fit(frame, labels, horizon)
 
     say("Recording in MLflow")
@@ -288,7 +289,7 @@ def _open_mlflow(settings: Settings, urls: Urls) -> None:
         if experiment is None:
             local = settings.mlflow_tracking_uri is None
             artifacts = (folder / "artifacts").as_uri() if local else None
-            mlflow.create_experiment(REGISTERED, artifacts, EXPERIMENT_TAGS)
+            mlflow.create_experiment(REGISTERED, artifacts)
             with suppress(MlflowException):  # two may come first at once
                 mlflow.MlflowClient().create_registered_model(REGISTERED, description=ABOUT)
         mlflow.set_experiment(REGISTERED)

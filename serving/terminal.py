@@ -102,14 +102,6 @@ def judged(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def state(rows: Iterable[tuple[str, str, str]]) -> Table:
-    """Part, state and place of what an installation runs."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for part, now, where in rows:
-        table.add_row(part, now, where)
-    return table
-
-
 def result(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """The rows of a query."""
     table = _table(*map(escape, columns))

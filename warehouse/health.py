@@ -33,7 +33,8 @@ def state(settings: Settings) -> list[tuple[str, str, str]]:
     for service in services.status(settings.home):
         place = {
             "api-server": f"http://{embedded.HOST}:{settings.airflow_port}",
-            "mlflow": f"http://{embedded.HOST}:{settings.mlflow_port}",
+            # its front page is about traces of language models; ours is its first experiment
+            "mlflow": f"http://{embedded.HOST}:{settings.mlflow_port}/#/experiments/1/runs",
         }.get(service.name, "")
         rows.append((service.name, "down" if service.pid is None else "up", place))
     if any(service == "api-server" and up == "up" for service, up, _ in rows):
@@ -46,10 +47,10 @@ def state(settings: Settings) -> list[tuple[str, str, str]]:
 
 def examine(settings: Settings) -> list[Finding]:
     """Every condition for a working installation, in the order in which to mend them."""
-    looks: tuple[Callable[[Settings], Finding], ...] = (
-        _python, _packages, _demo_data, _home, _space, _system_user, _warehouse, _airflow_port,
-        _mlflow_port,
-    )  # fmt: skip
+    looks: list[Callable[[Settings], Finding]] = [_python, _packages, _demo_data, _home, _space]
+    if settings.warehouse_url is None:
+        looks.append(_system_user)
+    looks += [_warehouse, _airflow_port, _mlflow_port]
     return [look(settings) for look in looks]
 
 
@@ -111,7 +112,7 @@ def _space(settings: Settings) -> Finding:
 
 
 def _system_user(settings: Settings) -> Finding:
-    if settings.warehouse_url is not None or os.geteuid() != 0:
+    if os.geteuid() != 0:
         return Finding(True, "PostgreSQL runs as you")
     useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return Finding(
