@@ -304,6 +304,7 @@ def demo(
                 f"  {dag:<16} {task:<8} {seconds:6.1f} s"
             ),
         )
+    console.print()
     _show_published(urls.reader)
     _say(f"Done in {time.monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
 

@@ -1,5 +1,6 @@
 """What a person sees who gets it wrong: one paragraph with the mend, the right exit code."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from warehouse.connections import connect
+from warehouse.settings import PROJECT
 
 HEADER = "Invoice,StockCode,Description,Quantity,InvoiceDate,Price,Customer ID,Country\n"
 COMMANDS = (
@@ -50,6 +52,14 @@ def test_every_command_explains_itself_with_an_example(tierhouse, command):
     help_text = tierhouse(command, "--help")
     assert help_text.returncode == 0
     assert f"tierhouse {command}" in help_text.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_command_a_page_names_exists(page):
+    named = re.findall(
+        r"(?:^|`|bin/)tierhouse ([a-z]+)", (PROJECT / page).read_text(), re.MULTILINE
+    )
+    assert set(named) <= set(COMMANDS)
 
 
 def test_a_path_that_is_not_there(refused):

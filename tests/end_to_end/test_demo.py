@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import duckdb
 import pytest
 
 from warehouse.connections import connect
+from warehouse.settings import PROJECT
 
 HOUSEHOLDS = 300
+README = (PROJECT / "README.md").read_text()
 CHECKSUM = (
     "select md5(string_agg(s::text, '|' order by s::text)) from scores.customer_scores s "
     "union all select md5(string_agg(t::text, '|' order by t::text)) from scores.customer_tiers t"
@@ -90,6 +93,14 @@ def test_every_customer_who_bought_is_in_exactly_one_published_tier(query):
         "rows": bought["count"], "customers": bought["count"], "day": "2018-01-01", "days": "1",
     }  # fmt: skip
     assert 0.9 * HOUSEHOLDS <= int(published["rows"]) <= HOUSEHOLDS
+
+
+def test_the_query_of_the_readme_counts_every_customer_once(query):
+    (asked,) = re.findall(r'^\.venv/bin/tierhouse sql "(.+)" --format csv$', README, re.MULTILINE)
+    counted = query(asked)
+    assert [row["tier"] for row in counted]
+    (published,) = query("select count(distinct customer_id) as n from analytics.customer_tiers")
+    assert sum(int(row["count"]) for row in counted) == int(published["n"])
 
 
 def test_every_row_of_the_files_is_in_the_ledger(query, shop):
