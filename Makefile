@@ -67,4 +67,5 @@ lock: ## requirements.lock anew from pyproject.toml
 
 clean: ## stop what runs and remove .tierhouse and .venv
 	@test ! -x $(BIN)/tierhouse || $(BIN)/tierhouse down
+	@test ! -L .tierhouse/postgres || rm -rf "$$(readlink .tierhouse/postgres)"
 	@rm -rf .tierhouse .venv

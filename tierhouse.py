@@ -144,7 +144,7 @@ def check(
             )
         except run.GateError as error:
             raise TierhouseError(str(error)) from None
-    publishing.record_gate(urls, report.rows(), None if report.refused else scored)
+    publishing.record_gate(urls, report.rows(), scored, passed=not report.refused)
     if report.refused:
         raise Refused(report.summary())
     _say(report.summary())
@@ -231,6 +231,8 @@ def backtest(
     from warehouse.connections import open_warehouse
 
     days = _days(origins)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise WrongUsage(f"There is no folder {json_file.absolute().parent} to write into.")
     settings = read_settings()
     urls = open_warehouse(settings)
     with console.status("Reading the history") as status:
@@ -241,9 +243,9 @@ def backtest(
             build=lambda needed: _build(settings, urls, needed, status),
             say=status.update,
         ).to_json()
+    console.print(terminal.scoreboard(judged))
     if json_file is not None:
         json_file.write_text(json.dumps(judged, indent=2) + "\n")
-    console.print(terminal.scoreboard(judged))
 
 
 @app.command()
@@ -284,12 +286,19 @@ def demo(
     from warehouse import dag_runs, services
     from warehouse.connections import open_warehouse
 
+    # The DAGs' tasks run elsewhere, so paths are made absolute here.
+    folder = Path(source).expanduser().absolute()
+    named = str(folder) if (folder / "source.yml").is_file() else source
     where = str(Path(path).expanduser().absolute()) if path else ""
-    parameters = {"source": source, "path": where, "as_of_date": _day(as_of).isoformat()}
+    parameters = {"source": named, "path": where, "as_of_date": _day(as_of).isoformat()}
     settings = read_settings()
     began = time.monotonic()
     log = settings.home / "logs" / "demo.log"
-    with dag_runs.only_one(settings.home), console.status("Starting the warehouse") as status:
+    with (
+        dag_runs.only_one(settings.home) as lock,
+        console.status("Starting the warehouse") as status,
+    ):
+        services.refuse_running(settings.home)
         urls = open_warehouse(settings)
         status.update("Preparing Airflow's database (once)")
         environment = _environment(settings, urls)
@@ -298,6 +307,7 @@ def demo(
         dag_runs.run_chain(
             environment,
             parameters,
+            lock,
             log,
             said=lambda line: status.update(escape(line[:70])),
             done=lambda dag, task, seconds: console.print(
@@ -428,7 +438,7 @@ def _environment(settings: Settings, urls: "Urls") -> dict[str, str]:
         airflow_port=settings.airflow_port,
         mlflow_port=settings.mlflow_port,
         secret=settings.secret,
-        inherited=os.environ,
+        inherited=os.environ | {"TIERHOUSE_TIER_POLICY": str(settings.tier_policy)},
     )
 
 

@@ -23,7 +23,6 @@ def build_features():
     gate = command(
         "gate",
         'tierhouse check features --as-of "$AS_OF_DATE"',
-        retries=0,
         outlets=[CUSTOMER_FEATURES],
     )
     chain(build, gate)

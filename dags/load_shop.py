@@ -56,7 +56,6 @@ def load_shop():
     gate = command(
         "gate",
         'tierhouse check raw --as-of "$AS_OF_DATE"',
-        retries=0,
         outlets=[RAW_ORDERS],
         post_execute=announce_day,
     )

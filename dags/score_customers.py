@@ -20,7 +20,7 @@ from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, comman
 )
 def score_customers():
     score = command("score", 'tierhouse score --as-of "$AS_OF_DATE"')
-    gate = command("gate", 'tierhouse check tiers --as-of "$AS_OF_DATE"', retries=0)
+    gate = command("gate", 'tierhouse check tiers --as-of "$AS_OF_DATE"')
     publish = command(
         "publish", 'tierhouse publish --as-of "$AS_OF_DATE"', outlets=[CUSTOMER_TIERS]
     )

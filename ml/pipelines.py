@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
@@ -26,8 +28,8 @@ from ml import backtest as judging
 from ml import cutoffs, figures, lightgbm_hurdle, tiers
 from ml.metrics import DIRECTIONS
 from warehouse import publishing
-from warehouse.building import read_history, refuse_days_outside
-from warehouse.connections import Urls, connect, make_database, read_arrow
+from warehouse.building import read_history, refuse_days_outside, refuse_horizon
+from warehouse.connections import Urls, connect, exclusive, make_database, read_arrow
 from warehouse.settings import PROJECT, Settings, TierhouseError, WrongUsage
 
 MODEL = "lightgbm_hurdle"
@@ -56,6 +58,7 @@ def backtest(
 
     Raises WrongUsage: an origin whose window is not closed, or too little history before it.
     """
+    refuse_horizon(horizon_days)
     history = read_history(urls)
     refuse_days_outside(history, origins)
     not_closed = [day for day in origins if (history.last - day).days < horizon_days]
@@ -94,6 +97,9 @@ def train(
             )
 
     horizon = settings.horizon_days
+    refuse_horizon(horizon)
+    policy = _policy(settings)
+    tags = _tags(settings, as_of, horizon)
     known_until = min(as_of, history.last)  # a window is closed when its last day is loaded
     with _history_may_be_short():
         origins = cutoffs.test_origins(known_until, history.first, horizon)
@@ -110,7 +116,6 @@ def train(
     model = lightgbm_hurdle.fit(frame, labels, horizon)
 
     say("Recording in MLflow")
-    tags = _tags(settings, as_of, horizon)
     with mlflow.start_run(run_name=f"train {as_of}", tags=tags):
         mlflow.log_params(
             {
@@ -129,8 +134,8 @@ def train(
         _log_scoreboard(judged, tags)
         _log_figures(judged, model)
         version = _register(model, frame, tags)
-    _write_evaluation(settings, urls, judged, version)
-    promoted = _promote(version, as_of, champion)
+    _write_evaluation(urls, judged, policy, version)
+    promoted = _promote(urls, version, as_of)
     return Trained(
         f"Version {version} of {REGISTERED} is registered{promoted}. It learned from "
         f"{len(learned_from)} days, {learned_from[-1]} to {learned_from[0]}.",
@@ -159,18 +164,20 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         )
     policy = _policy(settings)
     horizon = int(champion.tags["horizon_days"])
+    say(f"Loading version {champion.version}")
+    model = mlflow.pyfunc.load_model(f"models:/{REGISTERED}/{champion.version}")
+    say("Scoring")
+    with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
+        input_hash = publishing.input_hash(urls, as_of)
+        frame = _read_days(urls, [as_of])
     version = publishing.Version(
         as_of_date=as_of,
         horizon_days=horizon,
         model_name=REGISTERED,
         model_version=str(champion.version),
         policy_version=policy.version,
-        input_hash=publishing.input_hash(urls, as_of),
+        input_hash=input_hash,
     )
-    say(f"Loading version {champion.version}")
-    model = mlflow.pyfunc.load_model(f"models:/{REGISTERED}@{ALIAS}")
-    say("Scoring")
-    frame = _read_days(urls, [as_of])
     predicted = model.predict(frame.drop(columns=list(KEYS)).assign(as_of_date=frame["as_of_date"]))
     spend = predicted["expected_spend"].round(2).to_numpy()
     drawn = tiers.assign(spend, frame["customer_id"].to_numpy(), policy)
@@ -277,10 +284,10 @@ def _open_mlflow(settings: Settings, urls: Urls) -> None:
     warnings.filterwarnings("ignore", module="mlflow", message=".*input example")
     if settings.mlflow_tracking_uri is None:
         make_database(urls.mlflow, urls.warehouse)
-    mlflow.set_tracking_uri(
-        settings.mlflow_tracking_uri
-        or urls.mlflow.replace("postgresql://", "postgresql+psycopg2://", 1)
-    )
+        address = urls.mlflow.replace("postgresql://", "postgresql+psycopg2://", 1)
+    else:
+        address = settings.mlflow_tracking_uri.get_secret_value()
+    mlflow.set_tracking_uri(address)
     folder = settings.home / "mlflow"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -290,21 +297,26 @@ def _open_mlflow(settings: Settings, urls: Urls) -> None:
             local = settings.mlflow_tracking_uri is None
             artifacts = (folder / "artifacts").as_uri() if local else None
             mlflow.create_experiment(REGISTERED, artifacts)
-            with suppress(MlflowException):  # two may come first at once
-                mlflow.MlflowClient().create_registered_model(REGISTERED, description=ABOUT)
         mlflow.set_experiment(REGISTERED)
     except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).replace(address, "***").split())[:300]
+        if password := urlsplit(address).password:
+            reason = reason.replace(password, "***")
         raise TierhouseError(
-            f"MLflow at {settings.mlflow_tracking_uri or 'the warehouse server'} does not answer: "
-            f"{' '.join(str(error).split())[:300]} Check MLFLOW_TRACKING_URI, or unset it."
+            f"MLflow at {urlsplit(address).hostname} does not answer: {reason} Check "
+            f"MLFLOW_TRACKING_URI, or unset it."
         ) from None
 
 
 def _champion() -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(REGISTERED, ALIAS)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise TierhouseError(
+            f"MLflow does not say which model is the champion: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def _trained_as_of(version: ModelVersion) -> date:
@@ -312,8 +324,9 @@ def _trained_as_of(version: ModelVersion) -> date:
 
 
 def _tags(settings: Settings, as_of: date, horizon_days: int) -> dict[str, str]:
+    git = shutil.which("git") or "false"  # a slim image has none
     commit = subprocess.run(
-        ["git", "-C", str(PROJECT), "rev-parse", "HEAD"],
+        [git, "-C", str(PROJECT), "rev-parse", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
@@ -374,26 +387,30 @@ def _register(model: lightgbm_hurdle.Model, frame: pd.DataFrame, tags: dict[str,
                 for package in ("lightgbm", "numpy", "pandas", "scipy")
             ],
         )
-    version = mlflow.MlflowClient().create_model_version(
+    client = mlflow.MlflowClient()
+    with suppress(MlflowException):  # it is there already
+        client.create_registered_model(REGISTERED, description=ABOUT)
+    version = client.create_model_version(
         REGISTERED, logged.model_uri, logged.run_id, tags, model_id=logged.model_id
     )
     return str(version.version)
 
 
-def _promote(version: str, as_of: date, champion: ModelVersion | None) -> str:
-    if champion is not None and _trained_as_of(champion) > as_of:
-        return f", and version {champion.version}, which knows more, stays champion"
-    mlflow.MlflowClient().set_registered_model_alias(REGISTERED, ALIAS, version)
+def _promote(urls: Urls, version: str, as_of: date) -> str:
+    with exclusive(urls.warehouse, "promote"):
+        champion = _champion()  # anew: training takes a while, and may not be alone
+        if champion is not None and _trained_as_of(champion) > as_of:
+            return f", and version {champion.version}, which knows more, stays champion"
+        mlflow.MlflowClient().set_registered_model_alias(REGISTERED, ALIAS, version)
     return " and is the champion"
 
 
 def _write_evaluation(
-    settings: Settings, urls: Urls, judged: judging.Backtest, version: str
+    urls: Urls, judged: judging.Backtest, policy: tiers.Policy, version: str
 ) -> None:
     """Keep the scoreboard and the tiers of the newest origin where analysts can read them."""
     newest = judged.newest
     predicted = np.asarray(newest.predictions[MODEL].expected_spend)
-    policy = _policy(settings)
     drawn = tiers.assign(predicted, newest.customer_id, policy)
     by_tier = tiers.summarise(drawn, predicted, newest.spend)
     metrics = [
@@ -406,11 +423,16 @@ def _write_evaluation(
         for metric, value in _finite(of_model).items()
     ]
     with connect(urls.warehouse) as connection, connection.cursor() as cursor:
+        for table in ("tier_evaluation", "model_metrics"):  # a new MLflow begins with 1 again
+            cursor.execute(
+                f"delete from scores.{table} where model_name = %s and model_version = %s".encode(),
+                [REGISTERED, version],
+            )
         cursor.executemany(
-            "insert into scores.tier_evaluation values (%s, %s, %s, %s, %s, %s, %s, %s)",
+            "insert into scores.tier_evaluation values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
-                (REGISTERED, version, newest.as_of_date, row.tier, row.rank, row.customers,
-                 row.expected_spend, row.realised_spend)
+                (REGISTERED, version, policy.version, newest.as_of_date, row.tier, row.rank,
+                 row.customers, row.expected_spend, row.realised_spend)
                 for row in by_tier
             ],
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """One real PostgreSQL for the whole run, and a fresh database for every module that asks."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,11 +17,15 @@ from warehouse import embedded
 from warehouse.connections import Urls, open_warehouse
 from warehouse.settings import Settings
 
+OURS = ("TIERHOUSE", "AIRFLOW", "MLFLOW")
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[str]:
     """The address of a server: TIERHOUSE_WAREHOUSE_URL, or one of our own as its administrator."""
-    given = os.environ.pop("TIERHOUSE_WAREHOUSE_URL", None)
+    given = os.environ.get("TIERHOUSE_WAREHOUSE_URL")
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]  # nothing is tried on what this person works with
     if given:
         yield given
         return
@@ -28,6 +33,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     port = embedded.start(settings)
     yield embedded.url(settings, port, embedded.SUPERUSER, "postgres")
     embedded.stop(settings)
+    shutil.rmtree((settings.home / "postgres").resolve())
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def tierhouse() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a `tierhouse` command as a person would, in an environment with nothing of ours set."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TIERHOUSE", "AIRFLOW"))}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
         return subprocess.run(
             [Path(sys.executable).with_name("tierhouse"), *arguments],
             env={**clean, **variables},

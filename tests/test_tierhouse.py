@@ -1,5 +1,6 @@
 """What a person sees who gets it wrong: one paragraph with the mend, the right exit code."""
 
+import json
 import re
 import socket
 import subprocess
@@ -95,6 +96,11 @@ def test_too_little_history_to_train(refused):
     assert "first order is of 2011-01-01" in refused(2, "train", "--as-of", "2011-03-02")
 
 
+def test_a_horizon_without_labels(refused):
+    said = refused(2, "train", "--as-of", "2011-03-02", TIERHOUSE_HORIZON_DAYS="45")
+    assert "no labels of 45 days: the horizons are 30, 90, 180" in said
+
+
 def test_publishing_a_day_that_was_not_scored(refused):
     said = refused(1, "publish", "--as-of", "2011-03-02")
     assert "Run `tierhouse score --as-of 2011-03-02` first" in said
@@ -169,7 +175,12 @@ def test_sql_prints_in_the_form_asked_for(tierhouse, installation, form):
     asked = ("sql", "select order_id from raw.order_lines order by 1 limit 1", "--format", form)
     printed = tierhouse(*asked, **installation)
     assert printed.returncode == 0
-    assert "1" in printed.stdout
+    read = {
+        "csv": lambda text: text == "order_id\n1\n",
+        "json": lambda text: json.loads(text) == [{"order_id": "1"}],
+        "table": lambda text: [line.strip() for line in text.split()][::2] == ["order_id", "1"],
+    }
+    assert read[form](printed.stdout)
 
 
 def test_sql_does_not_write(refused):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import yaml
+
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
 from warehouse.settings import PROJECT, Refused, TierhouseError, WrongUsage
 
@@ -36,6 +38,17 @@ def read_history(urls: Urls) -> History:
             "No orders are loaded yet. Load a shop first: `tierhouse load complete_journey`."
         )
     return History(first, last)
+
+
+def refuse_horizon(horizon_days: int) -> None:
+    """Raise WrongUsage for a horizon that no labels are built for."""
+    horizons = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())["vars"]["horizons"]
+    if horizon_days not in horizons:
+        raise WrongUsage(
+            f"There are no labels of {horizon_days} days: the horizons are "
+            f"{', '.join(map(str, horizons))}. Choose one of them, or add it to `horizons` in "
+            f"{DBT_PROJECT / 'dbt_project.yml'}."
+        )
 
 
 def refuse_days_outside(history: History, days: Sequence[date]) -> None:

@@ -155,13 +155,25 @@ def _prepare(url: str) -> None:
     statements = SCHEMA.read_text()
     mark = f"Tierhouse {sha256((statements + repr(GRANTS)).encode()).hexdigest()[:16]}"
     with connect(url) as connection:
+        if connection.info.server_version < 150000:
+            raise TierhouseError(
+                f"The warehouse at {describe(url)} is PostgreSQL "
+                f"{connection.info.server_version // 10000}; Tierhouse needs 15 or newer."
+            )
         current = connection.execute(
             "select obj_description(oid) from pg_namespace where nspname = 'ops'"
         ).fetchone()
         if current == (mark,):
             return
         connection.execute("select pg_advisory_xact_lock(hashtextextended('schema', 0))")
-        connection.execute(statements.encode())
+        try:
+            connection.execute(statements.encode())
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise TierhouseError(
+                f"This role may not make the schemas of Tierhouse on {describe(url)} "
+                f"({error.diag.message_primary}). Let it own the database: "
+                f"`alter database … owner to …`."
+            ) from None
         connection.execute(sql.SQL("comment on schema ops is {}").format(sql.Literal(mark)))
         grant(connection)
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from warehouse.settings import PROJECT, Refused, TierhouseError, WrongUsage
 
@@ -30,7 +31,7 @@ Done = Callable[[str, str, float], None]
 
 
 @contextmanager
-def only_one(home: Path) -> Iterator[None]:
+def only_one(home: Path) -> Iterator[IO[str]]:
     """Hold the right to run the DAGs of this installation by hand.
 
     Raises TierhouseError: somebody else has it.
@@ -48,17 +49,22 @@ def only_one(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        yield file
 
 
 def run_chain(
-    environment: Mapping[str, str], parameters: Mapping[str, str], log: Path, said: Said, done: Done
+    environment: Mapping[str, str],
+    parameters: Mapping[str, str],
+    lock: IO[str],
+    log: Path,
+    said: Said,
+    done: Done,
 ) -> None:
     """Run the four DAGs with `dag.test()`; the metadata database must be migrated.
 
     parameters: the params of load_shop; the others take as_of_date from them. `said` hears each
     line that a command prints, `done` each DAG, task and its seconds. All of Airflow's output goes
-    to `log`.
+    to `log`. The child holds `lock` too: killed parents free it only when the DAGs have ended.
     Raises what the command that failed would have raised: TierhouseError, WrongUsage, or Refused
     where a gate said no.
     """
@@ -70,6 +76,7 @@ def run_chain(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        pass_fds=[lock.fileno()],
     )
     last_lines: deque[str] = deque(maxlen=100)
     code = 0
@@ -88,12 +95,13 @@ def run_chain(
                     last_lines.append(text)
                     said(text)
     if child.returncode != 0:
-        paragraph = " ".join(" ".join(last_lines).split())
-        _, found, reason = paragraph.rpartition("Error: ")
+        lines = list(last_lines)
+        starts = [place for place, line in enumerate(lines) if line.startswith("Error: ")]
         kind = {2: WrongUsage, 3: Refused}.get(code, TierhouseError)
-        raise kind(
-            reason if found else f"A DAG failed: ...{paragraph[-500:]} Airflow's log is {log}."
-        )
+        if starts:
+            raise kind(" ".join(" ".join(lines[starts[0] :]).split()).removeprefix("Error: "))
+        said_last = " ".join(" ".join(lines).split())[-500:]
+        raise kind(f"A DAG failed: ...{said_last} Airflow's log is {log}.")
 
 
 def _event(line: str) -> dict:

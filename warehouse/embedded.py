@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
@@ -199,16 +198,10 @@ def _make_state_for(user: str, home: Path, place: Path) -> None:
         os.chown(place, account.pw_uid, account.pw_gid)
         return
     _make_system_state()
-    for state in SYSTEM_STATE.glob("*/home"):
-        if not (Path(state.read_text()) / "postgres").is_symlink():
-            _discard(state.parent)  # the installation was deleted, and its passwords with it
-    state = SYSTEM_STATE / sha256(str(home).encode()).hexdigest()[:12]
+    state = Path(mkdtemp(dir=SYSTEM_STATE, prefix="state-"))  # open to its owner only
+    os.chown(state, account.pw_uid, account.pw_gid)
     place.unlink(missing_ok=True)
-    place.symlink_to(state)  # first, so that nobody takes the directory for a deleted one's
-    draft = Path(mkdtemp(dir=SYSTEM_STATE, prefix="draft-"))  # open to its owner only
-    (draft / "home").write_text(str(home))
-    os.chown(draft, account.pw_uid, account.pw_gid)
-    draft.rename(state)
+    place.symlink_to(state)
 
 
 def _make_system_state() -> None:
@@ -232,16 +225,6 @@ def _copy_binaries(site_packages: Path) -> Path:
         except OSError:  # another installation was quicker
             shutil.rmtree(draft)
     return copy
-
-
-def _discard(state: Path) -> None:
-    pid_file = state / "data" / "postmaster.pid"
-    if pid_file.exists():
-        process = _postmaster(state / "data", int(pid_file.read_text().split("\n")[0]))
-        if process is not None:
-            process.terminate()
-            psutil.wait_procs([process], timeout=30)
-    shutil.rmtree(state)
 
 
 def _open_to_others(path: Path) -> bool:
@@ -302,8 +285,10 @@ def _postmaster(data: Path, pid: int) -> psutil.Process | None:
 def _clear_foreign_pid(cluster: Cluster) -> None:
     """PostgreSQL clears a dead server's pid file, but not when the number lives on elsewhere."""
     pid_file = cluster.data / "postmaster.pid"
-    if pid_file.exists() and psutil.pid_exists(int(pid_file.read_text().split("\n")[0])):
-        pid_file.unlink()
+    if pid_file.exists():
+        number = pid_file.read_text().partition("\n")[0].strip()
+        if not number.isdigit() or psutil.pid_exists(int(number)):
+            pid_file.unlink()
 
 
 def _choose_port(settings: Settings, cluster: Cluster) -> int:
@@ -398,8 +383,9 @@ def _write(cluster: Cluster, path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    if cluster.user is not None:
-        shutil.chown(path, cluster.user, cluster.user)
+        if cluster.user is not None:  # by descriptor: the directory is not ours
+            account = pwd.getpwnam(cluster.user)
+            os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
 
 
 def _make_databases(settings: Settings, port: int) -> None:

@@ -47,10 +47,10 @@ def state(settings: Settings) -> list[tuple[str, str, str]]:
 
 def examine(settings: Settings) -> list[Finding]:
     """Every condition for a working installation, in the order in which to mend them."""
-    looks: list[Callable[[Settings], Finding]] = [_python, _packages, _demo_data, _home, _space]
+    looks: list[Callable[[Settings], Finding]] = [_python, _packages, _openmp, _demo_data, _home]
     if settings.warehouse_url is None:
         looks.append(_system_user)
-    looks += [_warehouse, _airflow_port, _mlflow_port]
+    looks += [_space, _warehouse, _airflow_port, _mlflow_port]
     return [look(settings) for look in looks]
 
 
@@ -72,7 +72,6 @@ def _packages(settings: Settings) -> Finding:
             "dbt",
             "duckdb",
             "great_expectations",
-            "lightgbm",
             "mlflow",
             "torch",
         )
@@ -83,6 +82,19 @@ def _packages(settings: Settings) -> Finding:
         f"Packages: {', '.join(missing)} missing" if missing else "Packages of the lock",
         "Run `make install`.",
     )
+
+
+def _openmp(settings: Settings) -> Finding:
+    try:
+        import lightgbm  # noqa: F401
+    except (OSError, ImportError) as error:
+        return Finding(
+            False,
+            f"LightGBM does not load: {error}",
+            "It needs the OpenMP runtime of the system: `apt-get install libgomp1`, or "
+            "`brew install libomp` on macOS.",
+        )
+    return Finding(True, "LightGBM and its OpenMP runtime")
 
 
 def _demo_data(settings: Settings) -> Finding:

@@ -61,6 +61,8 @@ def input_hash(urls: Urls, day: date) -> str:
 def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Table) -> None:
     """Write one version's scores and tiers in one transaction, replacing what it had.
 
+    The version that analysts read is not written again: its inputs are the same.
+
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability.
     `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
     """
@@ -74,6 +76,13 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
     with connect_bulk(urls.warehouse) as connection, connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
         cursor.fetchall()
+        cursor.execute("select from ops.published where version_id = $1", (version.version_id,))
+        if cursor.fetchall():
+            cursor.execute(
+                "update ops.versions set scored_at = clock_timestamp() where version_id = $1",
+                (version.version_id,),
+            )
+            return
         cursor.execute(
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
             "model_version, policy_version, input_hash, customers) "
@@ -129,8 +138,10 @@ def newest_version(urls: Urls, day: date) -> Scored:
     return Scored(*row)
 
 
-def record_gate(urls: Urls, rows: list[dict[str, Any]], passed: Scored | None) -> None:
-    """Keep a gate's results; note on the version that passed, unless it was written anew since."""
+def record_gate(
+    urls: Urls, rows: list[dict[str, Any]], scored: Scored | None, passed: bool
+) -> None:
+    """Keep a gate's results, and its verdict on the version, unless that was written anew since."""
     with connect(urls.warehouse) as connection, connection.cursor() as cursor:
         cursor.executemany(
             "insert into ops.gate_results (stage, as_of_date, version_id, table_name, expectation, "
@@ -139,11 +150,11 @@ def record_gate(urls: Urls, rows: list[dict[str, Any]], passed: Scored | None) -
             "%(success)s, %(observed)s)",
             rows,
         )
-        if passed is not None:
+        if scored is not None:
             cursor.execute(
-                "update ops.versions set gated_at = clock_timestamp() "
+                "update ops.versions set gated_at = case when %s then clock_timestamp() end "
                 "where version_id = %s and scored_at = %s",
-                [passed.version_id, passed.scored_at],
+                [passed, scored.version_id, scored.scored_at],
             )
 
 

@@ -1,5 +1,14 @@
 -- What Tierhouse itself writes. dbt owns staging, intermediate and features; run at every start, changes nothing twice.
 
+-- The SQL of a killed task ends with it, on a server of one's own too.
+do $$
+begin
+    execute format(
+        'alter database %I set client_connection_check_interval = %L', current_database(), '5s'
+    );
+end
+$$;
+
 create schema if not exists raw;
 create schema if not exists quarantine;
 create schema if not exists pii;
@@ -41,6 +50,8 @@ create table if not exists raw.products (
 );
 
 -- One row per file and table: where every row went. rows_read is the sum of the four that follow.
+-- rows_duplicate: repeats (same key and content as another row; a product's key), or merged or left
+-- out by the mapping.
 create table if not exists ops.load_ledger (
     source text not null,
     file_hash text not null,
@@ -114,17 +125,18 @@ create table if not exists scores.customer_tiers (
 create table if not exists scores.tier_evaluation (
     model_name text not null,
     model_version text not null,
+    policy_version text not null,
     as_of_date date not null,
     tier text not null,
     tier_rank integer not null,
     customers bigint not null,
     expected_spend numeric(16, 2) not null,
     realised_spend numeric(16, 2) not null,
-    primary key (model_name, model_version, tier)
+    primary key (model_name, model_version, policy_version, tier)
 );
 
 -- The scoreboard of a model version: it and the baselines on the same customers. as_of_date is the
--- origin, null for the mean over the origins.
+-- origin, null for the mean over the origins (for sum_ratio: all predicted over all actual).
 create table if not exists scores.model_metrics (
     model_name text not null,
     model_version text not null,
@@ -196,14 +208,16 @@ from (
         horizon_days,
         model_name,
         model_version,
+        policy_version,
         count(*) as customers,
         sum(expected_spend) as expected_spend,
         avg(purchase_probability) as purchase_probability_mean
     from analytics.customer_tiers
-    group by tier, tier_rank, as_of_date, horizon_days, model_name, model_version
+    group by
+        tier, tier_rank, as_of_date, horizon_days, model_name, model_version, policy_version
 ) as tiers
 left join scores.tier_evaluation as evaluation
-    using (model_name, model_version, tier);
+    using (model_name, model_version, policy_version, tier);
 
 create or replace view analytics.model_scoreboard as
 select

@@ -187,6 +187,15 @@ def start(
         return True
 
 
+def refuse_running(home: Path) -> None:
+    """Raise TierhouseError when Airflow runs here: two would run the same DAGs at once."""
+    if _supervisor(home) is not None:
+        raise TierhouseError(
+            "Airflow is running in this installation. Trigger load_shop there (`tierhouse status` "
+            "says where), or stop it first with `tierhouse down`."
+        )
+
+
 def refuse_taken_ports(home: Path, airflow_port: int, mlflow_port: int) -> None:
     """Raise TierhouseError when a port is another's; our own running processes may hold them."""
     if _supervisor(home) is None:

@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     warehouse_port: int | None = Field(default=None, ge=1, le=65535)
     airflow_port: int = Field(default=8080, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
-    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+    mlflow_tracking_uri: SecretStr | None = Field(
+        default=None, validation_alias="MLFLOW_TRACKING_URI"
+    )
     horizon_days: int = Field(default=90, ge=1)
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
     dag_run: str | None = None

@@ -19,7 +19,12 @@ from warehouse.settings import Settings, TierhouseError
 def settings(tmp_path):
     settings = Settings(home=tmp_path / "home")
     yield settings
+    remove(settings)
+
+
+def remove(settings: Settings) -> None:
     embedded.stop(settings)
+    shutil.rmtree(state_of(settings), ignore_errors=True)
 
 
 def state_of(settings: Settings) -> Path:
@@ -74,6 +79,13 @@ def test_a_pid_file_whose_number_belongs_to_another_process_is_no_obstacle(setti
     embedded.stop(settings)
     pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]) + "\n")
     assert embedded.running_port(settings) is None
+    assert embedded.start(settings)
+
+
+def test_an_empty_pid_file_is_no_obstacle(settings):
+    embedded.start(settings)
+    embedded.stop(settings)
+    (state_of(settings) / "data" / "postmaster.pid").write_text("")
     assert embedded.start(settings)
 
 
@@ -141,18 +153,18 @@ def test_as_root_the_binaries_run_where_the_environment_is_closed_to_others():
 
 
 @as_root
-def test_as_root_the_state_of_a_deleted_installation_goes_with_the_next_one(tmp_path):
+def test_as_root_a_new_installation_leaves_a_moved_one_alone(tmp_path):
     tmp_path.chmod(0o700)
     first, second = (Settings(home=tmp_path / name) for name in ("first", "second"))
-    embedded.start(first)
-    state = state_of(first)
-    shutil.rmtree(first.home)
+    moved = Settings(home=tmp_path / "moved")
+    port = embedded.start(first)
+    first.home.rename(moved.home)
     try:
         embedded.start(second)
-        assert not state.exists()
-        assert state_of(second).exists()
+        assert embedded.running_port(moved) == port
     finally:
-        embedded.stop(second)
+        remove(second)
+        remove(moved)
 
 
 @as_root
@@ -165,4 +177,4 @@ def test_as_root_nobody_elses_directory_is_opened(tmp_path):
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert closed not in state_of(settings).parents
     finally:
-        embedded.stop(settings)
+        remove(settings)

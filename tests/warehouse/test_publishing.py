@@ -58,7 +58,9 @@ def gate(urls: Urls) -> Callable[[publishing.Version], None]:
                 "select scored_at from ops.versions where version_id = %s",
                 version.version_id,
             )
-        publishing.record_gate(urls, [], publishing.Scored(version.version_id, scored_at))
+        publishing.record_gate(
+            urls, [], publishing.Scored(version.version_id, scored_at), passed=True
+        )
 
     return pass_gate
 
@@ -178,7 +180,7 @@ def test_a_failed_gate_is_kept_and_lets_nothing_through(urls, query, score):
         "expectation": "covers everybody", "column_name": None, "severity": "critical",
         "success": False, "observed": None,
     }  # fmt: skip
-    publishing.record_gate(urls, [found], None)
+    publishing.record_gate(urls, [found], None, passed=False)
     assert query("select version_id, success from ops.gate_results") == [(version, False)]
     with pytest.raises(Refused):
         publishing.publish(urls, DAY)
@@ -271,13 +273,11 @@ def test_a_write_that_breaks_half_way_leaves_what_was_there(urls, query, score, 
         publishing.write_version(urls, version, *bad)
     assert [query(f"select * from {table}") for table in SCORES] == [[], [], []]
 
-    gate(score())
-    publishing.publish(urls, DAY)
+    score()
     before = [query(f"select * from {table} order by 1, 3") for table in SCORES]
     with pytest.raises(adbc_driver_manager.Error, match="null value"):
         publishing.write_version(urls, version, *bad)
     assert [query(f"select * from {table} order by 1, 3") for table in SCORES] == before
-    assert published(query) == as_written(DAY, "1")
 
 
 def test_a_version_has_the_rows_it_was_last_written_with(urls, query, score, gate):
@@ -286,3 +286,18 @@ def test_a_version_has_the_rows_it_was_last_written_with(urls, query, score, gat
     gate(score(spend=(4.0, 5.0)))
     assert "2 customers" in publishing.publish(urls, DAY)
     assert published(query) == as_written(DAY, "1", (4.0, 5.0))
+
+
+def test_what_analysts_read_is_never_written_again(urls, query, score, gate):
+    """Same inputs, other rows: a library that changed, say. Nobody has gated these."""
+    gate(score())
+    publishing.publish(urls, DAY)
+    score(spend=(999.0, 998.0, 997.0))
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_a_gate_that_refuses_takes_back_what_it_had_passed(urls, score, gate):
+    gate(score())
+    publishing.record_gate(urls, [], publishing.newest_version(urls, DAY), passed=False)
+    with pytest.raises(Refused):
+        publishing.publish(urls, DAY)
