@@ -11,6 +11,7 @@ import pandas as pd
 from ml import cutoffs, lightgbm_hurdle
 from ml.baselines import BASELINES, Estimator
 from ml.metrics import (
+    CONFUSION,
     DIRECTIONS,
     Draws,
     Judge,
@@ -32,13 +33,15 @@ MODELS: Mapping[str, Estimator] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """One test day: its metrics by model, and the best baseline by metric."""
+    """One test day: its metrics by model, the best baseline by metric, and the counts of CONFUSION
+    by model that gives a probability."""
 
     as_of_date: date
     customers: int
     training_cutoffs: tuple[date, ...]
     models: dict[str, Metrics]
     best_baseline: dict[str, str]
+    confusion: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Backtest:
                     "training_cutoffs": [cutoff.isoformat() for cutoff in origin.training_cutoffs],
                     "models": {name: _plain(metrics) for name, metrics in origin.models.items()},
                     "best_baseline": origin.best_baseline,
+                    "confusion": origin.confusion,
                 }
                 for origin in self.origins
             ],
@@ -123,7 +127,12 @@ def run(
             predictions[name] = estimator.predict(fitted[name], test)
             draws[name] = judge.draws(predictions[name])
         metrics, best = _compare(draws, tuple(baselines), tuple(models))
-        judged.append(Origin(origin, len(test), training, metrics, best))
+        confusion = {
+            name: {count: int(found[count][0]) for count in CONFUSION}
+            for name, found in draws.items()
+            if predictions[name].purchase_probability is not None
+        }
+        judged.append(Origin(origin, len(test), training, metrics, best, confusion))
         drawn.append(draws)
         newest = Newest(
             origin,

@@ -71,17 +71,14 @@ def fit(
     labels: Frame,
     horizon_days: int,
     config: Config = Config(),
-    features: Sequence[str] | None = None,
-    weights: np.ndarray | None = None,
 ) -> Model:
     """Learn from closed windows; frame and labels are row by row the same customers and days.
 
-    The order of the rows changes nothing. labels: spend, is_purchased. features: by default every
-    numeric column of the frame that is no key or label, sorted. weights: (rows,), by default equal.
-    Raises ValueError where no customer bought, or all of what they bought went back: there is
-    nothing to learn an amount from.
+    The order of the rows changes nothing. labels: spend, is_purchased. Every numeric column of the
+    frame that is no key or label is a feature. Raises ValueError where no customer bought, or all
+    of what they bought went back: there is nothing to learn an amount from.
     """
-    features = tuple(features or feature_columns(frame, labels))
+    features = feature_columns(frame, labels)
     keys = frame[["as_of_date", "customer_id"]].reset_index(drop=True)
     order = keys.sort_values(["as_of_date", "customer_id"], kind="stable").index.to_numpy()
     values = _matrix(frame, features)[order]
@@ -92,20 +89,16 @@ def fit(
             f"none of the {len(frame)} training rows has an order in its {horizon_days} days that "
             "was paid and kept; load more history, or use a baseline"
         )
-    weights = np.ones(len(frame)) if weights is None else np.asarray(weights, dtype=float)[order]
-    purchase = _boost(
-        {"objective": "binary"}, values, purchased.astype(float), weights, features, config
-    )
+    purchase = _boost({"objective": "binary"}, values, purchased.astype(float), features, config)
     amount = _boost(
         {"objective": "tweedie", "tweedie_variance_power": config.tweedie_variance_power},
         values[purchased],
         np.clip(spend[purchased], 0, None),
-        weights[purchased],
         features,
         config,
     )
     fitted = _answers(purchase, values, config) * _answers(amount, values, config)
-    total = float(weights @ spend)
+    total = float(spend.sum())
     last_year_column: str | None = f"spend_same_window_last_year_{horizon_days}d"
     if last_year_column not in frame:
         last_year_column = None
@@ -114,27 +107,24 @@ def fit(
         amount,
         features,
         horizon_days,
-        calibration=total / float(weights @ fitted) if total > 0 else 1.0,
+        calibration=total / float(fitted.sum()) if total > 0 else 1.0,
         last_year_column=last_year_column,
         growth=_growth(frame, labels, last_year_column),
         config=config,
     )
 
 
-def predict(model: Model, frame: Frame, season: float | None = None) -> Prediction:
+def predict(model: Model, frame: Frame) -> Prediction:
     """Expected spend and purchase probability of the frame's customers over the model's horizon.
 
-    season: what `season_factor` found for the day's whole population. Without it the frame has to
-    be that whole population (of one day or of several), because the season is a truth about the
-    shop and not about a customer. Raises ValueError where a column that the model was trained on is
-    missing.
+    frame: the whole population of a day, or of several days, because the season is a truth about
+    the shop and not about a customer. Raises ValueError where a column that the model was trained
+    on is missing.
     """
     values = _matrix(frame, model.features)
     probability = _answers(model.purchase, values, model.config)
     expected = probability * _answers(model.amount, values, model.config) * model.calibration
-    if season is not None:
-        expected = expected * season
-    elif model.last_year_column is not None:
+    if model.last_year_column is not None:
         if model.last_year_column not in frame:
             raise ValueError(
                 f"the season needs the column {model.last_year_column}, and the frame lacks it"
@@ -144,18 +134,6 @@ def predict(model: Model, frame: Frame, season: float | None = None) -> Predicti
                 model, expected[rows], frame[model.last_year_column].iloc[rows]
             )
     return Prediction(score=expected, expected_spend=expected, purchase_probability=probability)
-
-
-def season_factor(model: Model, population: Frame) -> float:
-    """What the season does to the total of one day, 1 where history does not reach back a year.
-
-    population: everybody with features that day. The factor stays within season_limit: beyond it
-    the shop has changed, and last year is no guide.
-    """
-    if model.last_year_column is None:
-        return 1.0
-    unadjusted = predict(model, population, season=1.0).score
-    return _season(model, unadjusted, population[model.last_year_column])
 
 
 def feature_columns(frame: Frame, labels: Frame) -> tuple[str, ...]:
@@ -242,7 +220,6 @@ def _boost(
     objective: dict,
     values: np.ndarray,
     target: np.ndarray,
-    weights: np.ndarray,
     features: tuple[str, ...],
     config: Config,
 ) -> lgb.Booster:
@@ -261,9 +238,7 @@ def _boost(
         "force_row_wise": True,
         "verbosity": -1,
     }
-    data = lgb.Dataset(
-        values, target, weight=weights, feature_name=list(features), params=parameters
-    )
+    data = lgb.Dataset(values, target, feature_name=list(features), params=parameters)
     return lgb.train(parameters, data, num_boost_round=config.rounds)
 
 
@@ -291,6 +266,10 @@ def _growth(frame: Frame, labels: Frame, column: str | None) -> float:
 
 
 def _season(model: Model, unadjusted: np.ndarray, last_year: pd.Series) -> float:
+    """What the season does to the total of one day, 1 where last year is not known.
+
+    The factor stays within season_limit: beyond it the shop has changed, and last year is no guide.
+    """
     total, predicted = float(last_year.sum()) * model.growth, float(unadjusted.sum())
     if total <= 0 or predicted <= 0:
         return 1.0

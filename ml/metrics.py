@@ -28,9 +28,14 @@ DIRECTIONS: Mapping[str, int] = {
     "rmse": -1,
     "decile_mape": -1,
     "average_precision": 1,
+    "precision": 1,
+    "recall": 1,
+    "f1": 1,
     "ece": -1,
 }
 TOP_SHARE = 0.10
+OPERATING_POINT = 0.5  # whoever is as likely to buy as this is called a buyer
+CONFUSION = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 DECILES = 10
 
 
@@ -122,7 +127,11 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 def _gini(ranking: _Ranking, spend: Array) -> Array:
     """2 x mean of the cumulative share of spend, best score first, minus 1 (`spend` is weighted,
-    (n, draws))."""
+    (n, draws)).
+
+    Over that of the perfect order it is the normalised Gini of Google's lifetime_value project
+    (Wang, Liu & Miao 2019, "A deep probabilistic model for customer lifetime value prediction").
+    """
     value = ranking.total(spend)[::-1]
     rows = ranking.rows[::-1]
     before = np.cumsum(value, axis=0) - value
@@ -142,6 +151,7 @@ def _through(ranking: _Ranking, values: Array, shares: Array) -> Array:
 
 
 def _auroc(ranking: _Ranking, positives: Array) -> Array:
+    """Chance that a buyer scores higher than a non-buyer, ties half."""
     positive = ranking.total(positives)
     negative = ranking.rows - positive
     negative_below = np.cumsum(negative, axis=0) - negative
@@ -154,6 +164,16 @@ def _average_precision(ranking: _Ranking, positives: Array) -> Array:
     precision = np.divide(found, rows, out=np.zeros_like(found), where=rows > 0)
     gained = np.diff(found, axis=0, prepend=0)
     return _ratio((gained * precision).sum(axis=0), found[-1])
+
+
+def _confusion(probability: Array, positives: Array, weights: Array) -> Draws:
+    """How many were called buyers and bought, and so on: a (draws,) for each of CONFUSION."""
+    called = probability >= OPERATING_POINT
+    hits = positives[called].sum(axis=0)
+    false_alarms = weights[called].sum(axis=0) - hits
+    misses = positives[~called].sum(axis=0)
+    rest = weights[~called].sum(axis=0) - misses
+    return dict(zip(CONFUSION, (hits, false_alarms, misses, rest), strict=True))
 
 
 def _ece(probability: Array, purchased: Array, weights: Array, bins: int = 10) -> Array:
@@ -202,11 +222,13 @@ class Judge:
         self.actual_sum = self.spend.sum(axis=0)
 
     def draws(self, prediction: Prediction) -> Draws:
-        """Every metric as (draws,), and the sums that pooled ratios are made of.
+        """Every metric as (draws,), the sums that pooled ratios are made of, and the counts of
+        CONFUSION.
 
         spearman, normalized_gini and capture_top10 judge `score`; auroc_active judges
-        `purchase_probability` where there is one, else `score`; the errors judge `expected_spend`.
-        What cannot be had is NaN.
+        `purchase_probability` where there is one, else `score`; average_precision, ece, and at the
+        operating point precision, recall, f1 and CONFUSION judge `purchase_probability`; the errors
+        judge `expected_spend`. What cannot be had is NaN.
         """
         weights = self.weights
         rows = weights.sum(axis=0)
@@ -217,19 +239,21 @@ class Judge:
             "spearman": _correlation(_midranks(by_score), self.actual_ranks, weights),
             "normalized_gini": _ratio(_gini(by_score, self.spend), self.perfect_gini),
             "capture_top10": _ratio(captured, self.actual_sum),
-            "auroc_active": unknown,
-            **dict.fromkeys(
-                ("sum_ratio", "mae", "rmse", "decile_mape", "average_precision", "ece"), unknown
-            ),
             "predicted_sum": unknown,
             "actual_sum": self.actual_sum,
         }
+        found = {**dict.fromkeys((*DIRECTIONS, *CONFUSION), unknown), **found}
         probability = prediction.purchase_probability
         by_activity = by_score if probability is None else _Ranking(probability, weights)
         found["auroc_active"] = _auroc(by_activity, self.positives)
         if probability is not None:
             found["average_precision"] = _average_precision(by_activity, self.positives)
             found["ece"] = _ece(probability, self.outcome.purchased, weights)
+            found |= _confusion(probability, self.positives, weights)
+            hits, false_alarms, misses, _ = (found[count] for count in CONFUSION)
+            found["precision"] = _ratio(hits, hits + false_alarms)
+            found["recall"] = _ratio(hits, hits + misses)
+            found["f1"] = _ratio(2 * hits, 2 * hits + false_alarms + misses)
         expected = prediction.expected_spend
         if expected is not None:
             by_spend = by_score if expected is prediction.score else _Ranking(expected, weights)
@@ -256,45 +280,3 @@ def interval(draws: Array, level: float = 0.90) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def evaluate(
-    actual_spend: Array, actual_purchased: Array, prediction: Prediction
-) -> dict[str, float]:
-    """Every metric of DIRECTIONS for one prediction, without intervals."""
-    outcome = Outcome(actual_spend, actual_purchased)
-    draws = Judge(outcome, np.ones((outcome.spend.size, 1))).draws(prediction)
-    return {metric: float(draws[metric][0]) for metric in DIRECTIONS}
-
-
-def spearman(actual: Array, score: Array) -> float:
-    """Pearson's correlation of mid-ranks."""
-    return _rank_metric("spearman", actual, score)
-
-
-def normalized_gini(actual: Array, score: Array) -> float:
-    """Gini of the predicted order over Gini of the perfect one, as in Google's lifetime_value
-    project.
-
-    (Wang, Liu & Miao 2019, "A deep probabilistic model for customer lifetime value prediction".)
-    """
-    return _rank_metric("normalized_gini", actual, score)
-
-
-def capture_top10(actual: Array, score: Array) -> float:
-    """Share of all spend that came from the 10 % of customers with the highest score."""
-    return _rank_metric("capture_top10", actual, score)
-
-
-def auroc(purchased: Array, score: Array) -> float:
-    """Chance that a buyer scores higher than a non-buyer, ties half; NaN with only one of the two
-    kinds."""
-    purchased = np.asarray(purchased, dtype=float)
-    return evaluate(purchased, purchased, Prediction(np.asarray(score, dtype=float)))[
-        "auroc_active"
-    ]
-
-
-def _rank_metric(metric: str, actual: Array, score: Array) -> float:
-    actual = np.asarray(actual, dtype=float)
-    return evaluate(actual, actual > 0, Prediction(np.asarray(score, dtype=float)))[metric]

@@ -84,16 +84,13 @@ class Assignment:
 
 @dataclass(frozen=True)
 class TierSummary:
-    """One tier of a day; a share of nothing is NaN, realised values are NaN where not known."""
+    """One tier of a day."""
 
     tier: str
     rank: int
     customers: int
-    customer_share: float
     expected_spend: float
-    expected_share: float
     realised_spend: float
-    realised_share: float
 
 
 def assign(expected_spend: np.ndarray, customer_id: np.ndarray, policy: Policy) -> Assignment:
@@ -120,26 +117,19 @@ def assign(expected_spend: np.ndarray, customer_id: np.ndarray, policy: Policy) 
 
 
 def summarise(
-    assignment: Assignment, expected_spend: np.ndarray, realised_spend: np.ndarray | None = None
+    assignment: Assignment, expected_spend: np.ndarray, realised_spend: np.ndarray
 ) -> list[TierSummary]:
     """Customers, expected and realised spend of every tier, best first, empty tiers too."""
-    expected = np.asarray(expected_spend, dtype=float)
-    realised = np.full(expected.shape, np.nan) if realised_spend is None else realised_spend
     of_tier = [assignment.rank == rank for rank in range(1, len(assignment.policy.tiers) + 1)]
-    sums = np.array([[rows.sum(), expected[rows].sum(), realised[rows].sum()] for rows in of_tier])
-    totals = sums.sum(axis=0)
-    shares = np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals != 0)
-    if realised_spend is None:
-        sums[:, 2] = np.nan
     return [
         TierSummary(
-            tier.name,
-            rank,
-            int(sums[rank - 1, 0]),
-            *(float(v[rank - 1, c]) for v, c in ((shares, 0), (sums, 1), (shares, 1))),
-            *(float(v[rank - 1, 2]) for v in (sums, shares)),
+            tier=tier.name,
+            rank=rank,
+            customers=int(rows.sum()),
+            expected_spend=float(expected_spend[rows].sum()),
+            realised_spend=float(realised_spend[rows].sum()),
         )
-        for rank, tier in enumerate(assignment.policy.tiers, 1)
+        for rank, (tier, rows) in enumerate(zip(assignment.policy.tiers, of_tier, strict=True), 1)
     ]
 
 

@@ -73,8 +73,19 @@ def scoreboard(judged: Mapping[str, Any]) -> Table:
     table.title = f"Scoreboard, {judged['horizon_days']} days, means over {len(origins)} origins"
     table.caption = (
         f"Origins: {', '.join(origins)}. Gini: normalised; top 10 %: share of revenue they "
-        f"brought; Σ ratio: predicted over actual."
+        f"brought; Σ ratio: all predicted over all actual."
     )
+    for name, metrics in models.items():
+        gains = []
+        for metric in ("normalized_gini", "capture_top10", "spearman", "auroc_active"):
+            found = [metrics.get(f"{metric}_gain{end}") for end in ("", "_low", "_high")]
+            if None not in found:
+                gain, low, high = (format(value, "+.3f") for value in found)
+                gains.append(f"  {SCOREBOARD[metric][0]} {gain} ({low} to {high})")
+        if gains:
+            table.caption += "\n" + "\n".join(
+                [f"{name} against the best baseline (90 % interval):", *gains]
+            )
     best = {metric: _best(models, metric) for metric in SCOREBOARD}
     for name in sorted(models, key=lambda name: _rank(models[name].get("normalized_gini"))):
         metrics = models[name]

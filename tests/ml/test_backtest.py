@@ -8,7 +8,7 @@ import pytest
 
 from ml import backtest, figures, lightgbm_hurdle
 from ml.baselines import BASELINES, Estimator
-from ml.metrics import DIRECTIONS, evaluate
+from ml.metrics import CONFUSION, DIRECTIONS, Judge, Outcome
 
 SMALL = lightgbm_hurdle.Config(rounds=40, min_data_in_leaf=20)
 MODELS = {
@@ -67,10 +67,12 @@ def test_every_model_is_judged_on_the_same_customers_as_the_metrics_say(judged, 
     there = shop.labels[shop.labels["as_of_date"] == pd.Timestamp(newest.as_of_date)]
     there = there.set_index("customer_id").loc[newest.customer_id]
     assert (there["spend"].to_numpy() == newest.spend).all()
+    one = Judge(Outcome(newest.spend, newest.purchased), np.ones((len(newest.spend), 1)))
     for name, prediction in newest.predictions.items():
-        found = evaluate(newest.spend, newest.purchased, prediction)
-        for metric, value in found.items():
-            assert judged.origins[-1].models[name][metric] == pytest.approx(value, nan_ok=True)
+        found = one.draws(prediction)
+        for metric in DIRECTIONS:
+            value = judged.origins[-1].models[name][metric]
+            assert value == pytest.approx(found[metric][0], nan_ok=True)
 
 
 def test_pooled_ranks_are_means_and_the_pooled_ratio_is_sum_over_sum(judged, shop):
@@ -125,6 +127,13 @@ def test_the_json_has_the_published_form_and_no_nan(judged, shop):
     for metric in DIRECTIONS:
         assert metrics[f"{metric}_low"] <= metrics[f"{metric}_high"]
     assert said["pooled"]["rfm_score"]["sum_ratio"] is None
+    confusion = said["origins"][0]["confusion"]
+    assert set(confusion) == {"lightgbm_hurdle"}  # the baselines give no probability
+    counts = confusion["lightgbm_hurdle"]
+    assert set(counts) == set(CONFUSION)
+    assert sum(counts.values()) == judged.origins[0].customers
+    called = counts["true_positives"] + counts["false_positives"]
+    assert metrics["precision"] == pytest.approx(counts["true_positives"] / called)
     assert said["origins"][0]["customers"] == judged.origins[0].customers > 300
 
 

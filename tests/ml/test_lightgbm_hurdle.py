@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ml import lightgbm_hurdle
-from ml.lightgbm_hurdle import Config, fit, predict, season_factor
+from ml.lightgbm_hurdle import Config, fit, predict
 
 CONFIG = Config(rounds=40, min_data_in_leaf=20)
 
@@ -19,6 +19,10 @@ def split(shop, test_place=-1):
     return shop.features[closed], shop.labels[closed], shop.features[test], shop.labels[test]
 
 
+def out_of_season(model, frame):
+    return predict(replace(model, last_year_column=None), frame).expected_spend
+
+
 @pytest.fixture(scope="module")
 def fitted(shop):
     train, labels, test, actual = split(shop)
@@ -29,7 +33,10 @@ def test_expected_spend_is_probability_times_amount_calibrated_and_in_season(fit
     model, _, _, test, _ = fitted
     values = test[list(model.features)].to_numpy(dtype=float)
     by_hand = model.purchase.predict(values) * model.amount.predict(values)
-    by_hand *= model.calibration * season_factor(model, test)
+    by_hand *= model.calibration
+    assert out_of_season(model, test) == pytest.approx(by_hand)
+    last_year = test["spend_same_window_last_year_30d"].sum()
+    by_hand *= model.growth * last_year / by_hand.sum()
     assert predict(model, test).expected_spend == pytest.approx(by_hand)
 
 
@@ -42,7 +49,7 @@ def test_better_customers_are_found(fitted):
 def test_the_total_of_the_training_rows_is_met(shop):
     train, labels, *_ = split(shop)
     model = fit(train, labels, shop.horizon_days, CONFIG)
-    total = predict(model, train, season=1.0).expected_spend.sum()
+    total = out_of_season(model, train).sum()
     assert total == pytest.approx(labels["spend"].sum())
 
 
@@ -105,9 +112,8 @@ def test_the_total_follows_last_year_and_its_growth(fitted):
     last_year = test["spend_same_window_last_year_30d"].sum()
     assert predict(grown, test).expected_spend.sum() == pytest.approx(0.8 * last_year)
     halved = test.assign(spend_same_window_last_year_30d=last_year / len(test) / 2)
-    factor = season_factor(grown, halved)
     total = predict(grown, halved).expected_spend.sum()
-    assert 1 / 3 < factor < 3
+    assert 1 / 3 < total / out_of_season(grown, halved).sum() < 3
     assert total == pytest.approx(0.8 * last_year / 2)
 
 
@@ -120,16 +126,18 @@ def test_growth_is_that_of_the_latest_closed_window(fitted):
 
 def test_a_season_never_goes_past_its_limit(fitted):
     model, _, _, test, _ = fitted
-    flooded = test.assign(spend_same_window_last_year_30d=1e9)
-    assert season_factor(model, flooded) == model.config.season_limit
-    assert season_factor(model, test.assign(spend_same_window_last_year_30d=np.nan)) == 1
+    limit = model.config.season_limit
+    for last_year, factor in ((1e9, limit), (1e-9, 1 / limit), (np.nan, 1.0)):
+        changed = test.assign(spend_same_window_last_year_30d=last_year)
+        expected = predict(model, changed).expected_spend
+        assert (expected == out_of_season(model, changed) * factor).all()
 
 
-def test_one_customer_scored_with_the_days_season_equals_the_whole_day(fitted):
+def test_the_season_is_the_same_for_every_customer_of_a_day(fitted):
     model, _, _, test, _ = fitted
-    season = season_factor(model, test)
-    alone = predict(model, test.iloc[[7]], season=season).expected_spend[0]
-    assert alone == predict(model, test).expected_spend[7]
+    factors = predict(model, test).expected_spend / out_of_season(model, test)
+    assert factors == pytest.approx(factors[0])
+    assert factors[0] != pytest.approx(1)
 
 
 def test_several_days_at_once_equal_the_days_one_by_one(fitted, shop):
@@ -152,7 +160,7 @@ def test_returns_lower_the_total_and_no_expected_spend_is_negative(shop):
     train, labels, test, _ = split(shop)
     returned = labels.assign(spend=labels["spend"].where(labels["is_purchased"], -10.0))
     model = fit(train, returned, shop.horizon_days, CONFIG)
-    total = predict(model, train, season=1.0).expected_spend.sum()
+    total = out_of_season(model, train).sum()
     assert total == pytest.approx(returned["spend"].sum())
     assert (predict(model, test).expected_spend >= 0).all()
 

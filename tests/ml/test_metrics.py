@@ -3,24 +3,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from ml.metrics import (
+    CONFUSION,
     DIRECTIONS,
     Judge,
     Outcome,
     Prediction,
-    auroc,
-    capture_top10,
-    evaluate,
     goodness,
     interval,
-    normalized_gini,
     resample_weights,
-    spearman,
 )
 
 money = st.lists(st.integers(0, 500), min_size=5, max_size=60).filter(lambda v: len(set(v)) > 1)
+
+
+def judged(spend, purchased, prediction):
+    """Every metric and count of one prediction, without intervals."""
+    draws = Judge(Outcome(spend, purchased), np.ones((len(spend), 1))).draws(prediction)
+    return {name: float(values[0]) for name, values in draws.items()}
+
+
+def ranked(metric, spend, score):
+    return judged(spend, spend > 0, Prediction(score))[metric]
 
 
 def gini_of_google(actual, score):
@@ -42,15 +55,16 @@ def skewed(n=1000, seed=0):
 
 def test_the_perfect_order_has_gini_one_and_the_reversed_order_minus_one():
     spend = np.arange(1.0, 2001.0)
-    assert normalized_gini(spend, spend) == pytest.approx(1)
-    assert normalized_gini(spend, -spend) == pytest.approx(-1, abs=0.005)
+    assert ranked("normalized_gini", spend, spend) == pytest.approx(1)
+    assert ranked("normalized_gini", spend, -spend) == pytest.approx(-1, abs=0.005)
 
 
 @given(money, st.integers(0, 99))
 def test_gini_equals_the_published_definition_where_no_scores_are_equal(values, seed):
     actual = np.array(values, dtype=float)
     score = np.random.default_rng(seed).permutation(actual.size).astype(float)
-    assert normalized_gini(actual, score) == pytest.approx(gini_of_google(actual, score))
+    found = ranked("normalized_gini", actual, score)
+    assert found == pytest.approx(gini_of_google(actual, score))
 
 
 @given(money, st.integers(1, 6), st.integers(0, 99))
@@ -59,11 +73,29 @@ def test_spearman_and_auroc_equal_scipy_and_sklearn_with_equal_scores(values, ki
     score = np.random.default_rng(seed).integers(0, kinds + 1, actual.size).astype(float)
     bought = actual > np.median(actual)
     if len(set(score)) > 1:
-        assert spearman(actual, score) == pytest.approx(spearmanr(actual, score)[0], abs=1e-9)
+        found = ranked("spearman", actual, score)
+        assert found == pytest.approx(spearmanr(actual, score)[0], abs=1e-9)
     if 0 < bought.sum() < bought.size:
-        assert auroc(bought, score) == pytest.approx(roc_auc_score(bought, score))
-        found = evaluate(actual, bought, Prediction(score, None, score / (kinds + 1)))
+        found = judged(actual, bought, Prediction(score))["auroc_active"]
+        assert found == pytest.approx(roc_auc_score(bought, score))
+        found = judged(actual, bought, Prediction(score, None, score / (kinds + 1)))
         assert found["average_precision"] == pytest.approx(average_precision_score(bought, score))
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=40))
+def test_purchase_at_the_operating_point_is_judged_as_by_sklearn(customers):
+    """Half is called a buyer; a share of nobody is NaN."""
+    eighths, bought = (np.array(column) for column in zip(*customers, strict=True))
+    called = eighths >= 4
+    found = judged(bought * 10.0, bought, Prediction(eighths, None, eighths / 8))
+    for metric, oracle in (
+        ("precision", precision_score), ("recall", recall_score), ("f1", f1_score),
+    ):  # fmt: skip
+        wanted = oracle(bought, called, zero_division=np.nan)
+        assert found[metric] == pytest.approx(wanted, nan_ok=True), metric
+    negatives, positives = confusion_matrix(bought, called, labels=[False, True])
+    counts = positives[1], negatives[1], positives[0], negatives[0]
+    assert tuple(found[count] for count in CONFUSION) == counts
 
 
 def test_equal_scores_count_as_every_possible_order():
@@ -71,22 +103,23 @@ def test_equal_scores_count_as_every_possible_order():
     spend = rng.gamma(1, 50, 40)
     score = np.repeat([3.0, 2.0, 1.0, 0.0], 10)
     broken = [score + rng.random(40) * 1e-6 for _ in range(4000)]
-    for metric in (normalized_gini, capture_top10):
-        assert metric(spend, score) == pytest.approx(
-            np.mean([metric(spend, one) for one in broken]), abs=0.005
+    for metric in ("normalized_gini", "capture_top10"):
+        assert ranked(metric, spend, score) == pytest.approx(
+            np.mean([ranked(metric, spend, one) for one in broken]), abs=0.005
         )
-    assert capture_top10(spend, np.zeros(40)) == pytest.approx(0.10)
+    assert ranked("capture_top10", spend, np.zeros(40)) == pytest.approx(0.10)
 
 
 def test_capture_is_the_spend_of_the_tenth_ranked_first():
     spend, prediction = skewed()
     first = np.argsort(-prediction.score)[:100]
-    assert capture_top10(spend, prediction.score) == pytest.approx(spend[first].sum() / spend.sum())
+    found = ranked("capture_top10", spend, prediction.score)
+    assert found == pytest.approx(spend[first].sum() / spend.sum())
 
 
 def test_errors_equal_their_definitions():
     spend, prediction = skewed()
-    found = evaluate(spend, spend > 0, prediction)
+    found = judged(spend, spend > 0, prediction)
     expected, probability = prediction.expected_spend, prediction.purchase_probability
     assert found["sum_ratio"] == pytest.approx(expected.sum() / spend.sum())
     assert found["mae"] == pytest.approx(np.abs(expected - spend).mean())
@@ -112,8 +145,8 @@ def test_a_resample_is_judged_as_if_its_customers_stood_there():
         rows = np.repeat(np.arange(200), weights[:, draw].astype(int))
         parts = (v[rows] for v in (prediction.score, prediction.expected_spend))
         there = Prediction(*parts, prediction.purchase_probability[rows])
-        found = evaluate(spend[rows], spend[rows] > 0, there)
-        for metric in DIRECTIONS:
+        found = judged(spend[rows], spend[rows] > 0, there)
+        for metric in (*DIRECTIONS, *CONFUSION):
             assert drawn[metric][draw] == pytest.approx(found[metric]), metric
 
 
@@ -134,14 +167,15 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_customers():
 
 def test_what_a_ranking_cannot_have_is_nan():
     spend, prediction = skewed()
-    found = evaluate(spend, spend > 0, Prediction(prediction.score))
-    unknown = {metric for metric, value in found.items() if np.isnan(value)}
-    assert unknown == {"sum_ratio", "mae", "rmse", "decile_mape", "average_precision", "ece"}
+    found = judged(spend, spend > 0, Prediction(prediction.score))
+    unknown = {metric for metric in DIRECTIONS if np.isnan(found[metric])}
+    of_spend = {"sum_ratio", "mae", "rmse", "decile_mape"}
+    assert unknown == of_spend | {"average_precision", "precision", "recall", "f1", "ece"}
 
 
 def test_a_window_without_spend_has_no_ratio_and_breaks_nothing():
     nothing = np.zeros(20)
-    found = evaluate(nothing, nothing, Prediction(np.arange(20.0), np.ones(20), np.full(20, 0.5)))
+    found = judged(nothing, nothing, Prediction(np.arange(20.0), np.ones(20), np.full(20, 0.5)))
     assert all(np.isnan(found[m]) for m in ("sum_ratio", "normalized_gini", "auroc_active"))
     assert found["mae"] == 1
 

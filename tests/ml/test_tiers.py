@@ -50,11 +50,19 @@ def test_the_summary_accounts_for_every_customer_and_all_money():
     rows = summarise(drawn, expected, realised)
     assert [row.tier for row in rows] == ["platinum", "gold", "silver", "bronze"]
     assert sum(row.customers for row in rows) == 333
+    assert sum(row.expected_spend for row in rows) == pytest.approx(expected.sum())
     assert sum(row.realised_spend for row in rows) == pytest.approx(realised.sum())
-    assert sum(row.expected_share for row in rows) == pytest.approx(1)
     gold = drawn.tier == "gold"
-    assert rows[1].realised_share == pytest.approx(realised[gold].sum() / realised.sum())
-    assert np.isnan(summarise(drawn, expected)[0].realised_spend)
+    assert (rows[1].rank, rows[1].customers) == (2, gold.sum())
+    assert rows[1].expected_spend == pytest.approx(expected[gold].sum())
+    assert rows[1].realised_spend == pytest.approx(realised[gold].sum())
+
+
+def test_a_tier_that_nobody_is_in_is_in_the_summary():
+    one = np.array([10.0])
+    rows = summarise(assign(one, one, POLICY), one, one)
+    assert [row.customers for row in rows].count(0) == 3
+    assert sum(row.realised_spend for row in rows) == 10
 
 
 def test_the_version_is_of_what_the_policy_says_and_not_of_how_it_is_written(tmp_path):

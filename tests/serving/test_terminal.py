@@ -153,6 +153,39 @@ def test_the_scoreboard_ends_with_the_best_and_marks_the_best_of_each_column():
         assert f"\x1b[1m{value}\x1b[0m" in line
 
 
+def gained(metric: str, *ends: float | None) -> dict[str, float | None]:
+    return dict(zip((f"{metric}_gain{end}" for end in ("", "_low", "_high")), ends, strict=True))
+
+
+def test_the_scoreboard_says_what_the_model_gains_with_its_interval_in_80_columns():
+    model = scores(
+        **gained("normalized_gini", 0.0112, 0.009, 0.0131),
+        **gained("capture_top10", 0.0, -0.0021, 0.003),
+        **gained("auroc_active", None, None, None),
+        **gained("mae", 1.0, 0.5, 1.5),
+    )
+    pooled = {"mean": scores(), "lightgbm_hurdle": model}
+    rows = [
+        (name, None, 90, metric, value)
+        for name, metrics in pooled.items()
+        for metric, value in metrics.items()
+        if value is not None
+    ]
+    for told in (board(pooled), terminal.judged(rows)):
+        text = shown(terminal.scoreboard(told))
+        lines = [line.strip() for line in text.splitlines()]
+        place = lines.index("lightgbm_hurdle against the best baseline (90 % interval):")
+        assert lines[place + 1 : place + 3] == [
+            "Gini +0.011 (+0.009 to +0.013)",
+            "top 10 % +0.000 (-0.002 to +0.003)",
+        ]
+        assert text.count("against the best baseline") == 1
+        assert "all predicted over all actual" in " ".join(lines)
+        assert max(map(len, text.splitlines())) <= 80
+        for silent in ("Spearman +", "AUROC +", "MAE +", "None"):
+            assert silent not in text
+
+
 def test_what_a_model_cannot_have_is_a_dash():
     pooled = {"ranks_only": scores(sum_ratio=None, mae=None), "model": scores()}
     text = shown(terminal.scoreboard(board(pooled)))
