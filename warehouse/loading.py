@@ -45,6 +45,8 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     },
 }
 KEYS = {"order_lines": ("order_id", "line_number"), "products": ("product_id",)}
+# Where a key that comes again with other content is harmless (a product's new name).
+FIRST_STANDS = frozenset({"products"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Where the rows of one file went, for one table. rows_read is the sum of the others."""
+    """Where the rows of one file went, for one table. rows_read is the sum of the others.
+
+    duplicate: repeats of another row's key and content (of a product's key), and rows that the
+    mapping itself merged or left out.
+    """
 
     table: str
     file: str
@@ -111,7 +117,8 @@ def load(
 
     A file whose content was loaded before is left out. Returns one entry per file and table.
     Raises WrongUsage: a path that is not there or holds none of the source's files.
-    TierhouseError: a missing column, rows that cannot be mapped. Then nothing is written.
+    TierhouseError: a missing column, rows that cannot be mapped, order lines whose key stands
+    with other content. Then nothing is written.
     """
     where = path if path is not None else _package_folder(source)
     if not where.exists():
@@ -119,43 +126,75 @@ def load(
             f"There is nothing at {where}. Give `tierhouse load {source.name}` the file or the "
             f"folder that holds the shop's files."
         )
-    files = {table: _find(source, table, where) for table in source.tables}
+    tables: dict[Path, list[str]] = {}
+    for table in source.tables:
+        for file in _find(source, table, where):
+            tables.setdefault(file, []).append(table)
     report: list[Loaded] = []
     with connect_bulk(url) as warehouse, warehouse.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(hashtextextended('load', 0))")
         cursor.fetchall()
         _refuse_other_shop(cursor, source)
-        for table, paths in files.items():
-            for file in paths:
-                progress(f"{file.name} -> raw.{table}")
-                report.append(_load_file(cursor, source, table, file))
+        for file, names in tables.items():
+            report += _load_file(cursor, source, names, file, progress)
     return report
 
 
-def _load_file(cursor: dbapi.Cursor, source: Source, table: str, file: Path) -> Loaded:
+def _load_file(
+    cursor: dbapi.Cursor,
+    source: Source,
+    tables: Sequence[str],
+    file: Path,
+    progress: Callable[[str], None],
+) -> list[Loaded]:
     with file.open("rb") as content:
         file_hash = file_digest(content, "sha256").hexdigest()
+    report = {table: _loaded_before(cursor, source, table, file, file_hash) for table in tables}
+    new = [table for table in tables if report[table] is None]
+    if new:
+        with duckdb.connect() as duck:
+            duck.execute("set timezone = 'UTC'; set preserve_insertion_order = true")
+            rows_read = _open_file(duck, file)
+            for table in new:
+                progress(f"{file.name} -> raw.{table}")
+                report[table] = _load_table(cursor, duck, source, table, file, file_hash, rows_read)
+    return [loaded for loaded in report.values() if loaded is not None]
+
+
+def _loaded_before(
+    cursor: dbapi.Cursor, source: Source, table: str, file: Path, file_hash: str
+) -> Loaded | None:
     cursor.execute(
         "select rows_read, rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined "
         "from ops.load_ledger where source = $1 and file_hash = $2 and table_name = $3",
         (source.name, file_hash, table),
     )
-    if before := cursor.fetchall():
-        return Loaded(table, file.name, *before[0], already_loaded=True)
+    before = cursor.fetchall()
+    return Loaded(table, file.name, *before[0], already_loaded=True) if before else None
 
-    with duckdb.connect() as duck:
-        duck.execute("set timezone = 'UTC'; set preserve_insertion_order = true")
-        rows_read = _open_file(duck, source, table, file)
-        counts = _map(duck, source, table, file)
-        columns = [*CONTRACT[table], "source_row"]
-        # In key order: the primary key's index fills twice as fast as in file order.
-        batches = duck.sql(
-            f"select {', '.join(columns)} from mapped where not is_anonymous "
-            f"order by {', '.join(KEYS[table])}"
-        ).to_arrow_reader(LARGEST_ARROW_BATCH)
-        landed = f"incoming_{table}"
-        cursor.execute(f"drop table if exists pg_temp.{landed}")
-        cursor.adbc_ingest(landed, batches, mode="create", temporary=True)
+
+def _load_table(
+    cursor: dbapi.Cursor,
+    duck: duckdb.DuckDBPyConnection,
+    source: Source,
+    table: str,
+    file: Path,
+    file_hash: str,
+    rows_read: int,
+) -> Loaded:
+    """Every count is taken where its rows go; the ledger's constraint holds them to rows_read."""
+    _pick_columns(duck, source, table, file)
+    mapped, anonymous = _map(duck, source, table, file)
+    repeated = _repeated_within(duck, table, file)
+    columns = [*CONTRACT[table], "source_row"]
+    # In key order: the primary key's index fills twice as fast as in file order.
+    batches = duck.sql(
+        f"select {', '.join(columns)} from landing order by {', '.join(KEYS[table])}"
+    ).to_arrow_reader(LARGEST_ARROW_BATCH)
+    landed = f"incoming_{table}"
+    cursor.execute(f"drop table if exists pg_temp.{landed}")
+    cursor.adbc_ingest(landed, batches, mode="create", temporary=True)
+    repeated += _repeated_since(cursor, source, table, file, landed)
 
     constants = {"source": source.name, "file_hash": file_hash}
     if table == "order_lines":
@@ -172,10 +211,8 @@ def _load_file(cursor: dbapi.Cursor, source: Source, table: str, file: Path) -> 
         (source.name, file_hash),
     )
     accepted = cursor.fetchall()[0][0]
-    anonymous = counts["anonymous"]
-    loaded = Loaded(
-        table, file.name, rows_read, accepted, rows_read - accepted - anonymous, anonymous, 0
-    )
+    merged = rows_read - mapped
+    loaded = Loaded(table, file.name, rows_read, accepted, repeated + merged, anonymous, 0)
     cursor.execute(
         "insert into ops.load_ledger (source, file_hash, table_name, file_name, rows_read, "
         "rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined) "
@@ -186,8 +223,81 @@ def _load_file(cursor: dbapi.Cursor, source: Source, table: str, file: Path) -> 
     return loaded
 
 
-def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> int:
-    """Make the view `file` with the columns the source names, and count its rows."""
+def _repeated_within(duck: duckdb.DuckDBPyConnection, table: str, file: Path) -> int:
+    """Make the view `landing`, one row per key, and count the rows it leaves out."""
+    keys = ", ".join(KEYS[table])
+    duck.execute(
+        "create or replace view named as select * exclude (is_anonymous) from mapped "
+        "where not is_anonymous"
+    )
+    repeated = _one(
+        duck,
+        "select cast(coalesce(sum(copies - 1), 0) as bigint) from "
+        f"(select count(*) as copies from named group by {keys} having copies > 1)",
+    )
+    first = f"distinct on ({keys}) * from named order by {keys}, source_row"
+    duck.execute(
+        f"create or replace view landing as select {first if repeated else '* from named'}"
+    )
+    if repeated and table not in FIRST_STANDS:
+        found = duck.execute(
+            f"select count(*), min(first_row), arg_min(({keys}), first_row) from "
+            f"(select {keys}, min(source_row) as first_row from named group by {keys} "
+            f"having count(distinct ({', '.join(CONTRACT[table])})) > 1)"
+        ).fetchall()[0]
+        _refuse_other_content(table, file, "more than once in this file", *found)
+    return repeated
+
+
+def _repeated_since(
+    cursor: dbapi.Cursor, source: Source, table: str, file: Path, landed: str
+) -> int:
+    """Count the incoming rows whose key came with an earlier file."""
+    cursor.execute(f"select 1 from raw.{table} where source = $1 limit 1", (source.name,))
+    if not cursor.fetchall():
+        return 0
+    keys = KEYS[table]
+    incoming, earlier = (
+        ", ".join(f"{side}.{column}" for column in CONTRACT[table])
+        for side in ("incoming", "earlier")
+    )
+    same_key = " and ".join(f"incoming.{key} = earlier.{key}" for key in keys)
+    same_keys = (
+        f"from pg_temp.{landed} as incoming inner join raw.{table} as earlier "
+        f"on {same_key} and earlier.source = $1"
+    )
+    differs = f"({incoming}) is distinct from ({earlier})"
+    cursor.execute(
+        f"select count(*), count(*) filter (where {differs}) {same_keys}", (source.name,)
+    )
+    repeated, other = cursor.fetchall()[0]
+    if other and table not in FIRST_STANDS:
+        cursor.execute(
+            f"select incoming.source_row, {', '.join(f'incoming.{key}' for key in keys)} "
+            f"{same_keys} where {differs} order by incoming.source_row limit 1",
+            (source.name,),
+        )
+        row, *key = cursor.fetchall()[0]
+        _refuse_other_content(table, file, "in a file loaded before", other, row, key)
+    return repeated
+
+
+def _refuse_other_content(
+    table: str, file: Path, where: str, rows: int, row: int, key: Sequence[Any]
+) -> None:
+    if rows == 0:
+        return
+    named = ", ".join(f"{column} {value}" for column, value in zip(KEYS[table], key, strict=True))
+    raise TierhouseError(
+        f"{file}: {rows} {table} stand {where} with other content, first row {row} with {named}. "
+        f"Nothing was loaded. Corrections and invoices split over files are not loaded yet: "
+        f"deliver an invoice whole, in one file, or load the corrected shop into a "
+        f"TIERHOUSE_HOME of its own."
+    )
+
+
+def _open_file(duck: duckdb.DuckDBPyConnection, file: Path) -> int:
+    """Make the table `rows` as the file has them, and count them."""
     kind = file.suffix.lower()
     location = "'" + str(file).replace("'", "''") + "'"
     try:
@@ -211,7 +321,11 @@ def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file
             f"{str(error).splitlines()[0][:300]} Nothing was loaded. Check that the file is "
             f"whole and is what its name says."
         ) from None
+    return _one(duck, "select count(*) from rows")
 
+
+def _pick_columns(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> None:
+    """Make the view `file` with the columns the source names."""
     found = [name for (name, *_) in duck.execute("describe rows").fetchall()]
     by_header = {name.casefold().strip(): name for name in found}
     picked, missing = [], []
@@ -228,25 +342,33 @@ def _open_file(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file
             f"for {table}; it has {headers}. Nothing was loaded. Check that this is the right "
             f"file, or map its columns in a source of your own."
         )
-    duck.execute(f"create view file as select {', '.join(picked)}, sheet, source_row from rows")
-    return _one(duck, "select count(*) from rows")
+    duck.execute(
+        f"create or replace view file as select {', '.join(picked)}, sheet, source_row from rows"
+    )
 
 
-def _map(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> dict[str, int]:
-    """Make the table `mapped` in the contract's types, or refuse rows that do not fit them."""
+def _map(
+    duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path
+) -> tuple[int, int]:
+    """Make the view `mapped` in the contract's types, or refuse rows that do not fit them.
+
+    Returns how many rows it has, and how many of them are anonymous.
+    """
     select = (source.folder / f"{table}.sql").read_text()
     columns = CONTRACT[table]
     typed = ", ".join(f"{_cast(name, kind)} as {name}" for name, (kind, _) in columns.items())
     anonymous = "customer_id is null" if "customer_id" in columns else "false"
     try:
-        duck.execute(f"create table draft as {select}")
-        duck.execute(f"create table typed as select {typed}, source_row from draft")
+        duck.execute(f"create or replace table draft as {select}")
+        duck.execute(f"create or replace table typed as select {typed}, source_row from draft")
     except duckdb.Error as error:
         raise TierhouseError(
             f"{source.folder / table}.sql fails on {file}: {str(error).splitlines()[0][:300]} "
             f"Nothing was loaded. Correct the mapping, or check that this is the right file."
         ) from None
-    duck.execute(f"create view mapped as select *, {anonymous} as is_anonymous from typed")
+    duck.execute(
+        f"create or replace view mapped as select *, {anonymous} as is_anonymous from typed"
+    )
     for name, (kind, required) in columns.items():
         lost = f"mapped.{name} is null and draft.{name} is not null"
         absent = f"or mapped.{name} is null and not is_anonymous" if required else ""
@@ -261,7 +383,7 @@ def _map(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path
                 f"{bad[2]!r}. Nothing was loaded. Correct the file, or the mapping in "
                 f"{source.folder / table}.sql."
             )
-    return {"anonymous": _one(duck, "select count(*) from mapped where is_anonymous")}
+    return duck.execute("select count(*), count_if(is_anonymous) from mapped").fetchall()[0]
 
 
 def _cast(name: str, kind: str) -> str:
@@ -275,8 +397,9 @@ def _read_workbook(file: Path) -> pa.Table:
 
     def cells() -> Iterator[pa.Table]:
         first_row = 2
-        for number, sheet in enumerate(CalamineWorkbook.from_path(file).sheet_names, start=1):
-            rows = CalamineWorkbook.from_path(file).get_sheet_by_name(sheet).to_python()
+        workbook = CalamineWorkbook.from_path(file)
+        for number, sheet in enumerate(workbook.sheet_names, start=1):
+            rows = workbook.get_sheet_by_name(sheet).to_python()
             if not rows:
                 continue
             header, *body = rows
@@ -298,6 +421,8 @@ def _read_workbook(file: Path) -> pa.Table:
 
 
 def _text(cell: object) -> str | None:
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # a workbook has no whole numbers: 489434 is 489434.0
     return None if cell is None or cell == "" else str(cell)
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+import python_calamine
+from adbc_driver_postgresql import dbapi
 
 from warehouse.connections import connect
 from warehouse.loading import load, read_source
@@ -48,6 +50,48 @@ def landed(url: str) -> list[tuple]:
         ).fetchall()
 
 
+def products(url: str) -> list[tuple]:
+    with connect(url) as connection:
+        return connection.execute(
+            "select product_id, product_name from raw.products order by 1"
+        ).fetchall()
+
+
+def write_workbook(path: Path) -> Path:
+    """Two sheets that share a day. Numbers are numbers, as in the workbook that was published."""
+    workbook = openpyxl.Workbook(write_only=True)
+    for name, lines in (("Year 2009-2010", LINES[:3]), ("Year 2010-2011", LINES[2:])):
+        sheet = workbook.create_sheet(name)
+        sheet.append(HEADER)
+        for line in lines:
+            sheet.append([int(cell) if str(cell).isdigit() else cell for cell in line])
+    workbook.save(path)
+    return path
+
+
+def numbered_source(folder: Path, condition: str = "true") -> Path:
+    """A shop whose files say the number of a line themselves."""
+    folder.mkdir()
+    names = ["invoice", "line", "customer", "ordered", "item", "price"]
+    (folder / "source.yml").write_text(
+        "currency: EUR\ntables:\n  order_lines:\n    files: ['*.csv']\n    columns:\n"
+        + "".join(f"      {name}: [{name}]\n" for name in names)
+    )
+    (folder / "order_lines.sql").write_text(
+        "select invoice as order_id, line as line_number, customer as customer_id, "
+        "ordered as ordered_at, item as product_id, 1 as quantity, price as unit_price, "
+        f"0 as discount_amount, null as channel, source_row from file where {condition}"
+    )
+    return folder
+
+
+NUMBERED = ["invoice", "line", "customer", "ordered", "item", "price"]
+NUMBERED_LINES = [
+    ["7", 1, "ann", "2011-01-03 10:00:00", "lamp", 5],
+    ["7", 1, "ann", "2011-01-03 10:00:00", "lamp", 5],
+    ["7", 2, "ann", "2011-01-03 10:00:00", "cake", 3],
+]
+
 EXPECTED = [
     ("100", 1, "17850", "85123A", "2011-01-03 10:00:00", Decimal("2.5")),
     ("100", 2, "17850", "85123A", "2011-01-03 10:00:00", Decimal("2.5")),
@@ -76,15 +120,114 @@ def test_a_later_file_that_repeats_lines_adds_only_what_is_new(warehouse, tmp_pa
 
 
 def test_a_workbook_of_two_sheets_counts_the_days_they_share_once(warehouse, tmp_path):
-    workbook = openpyxl.Workbook()
-    first, second = workbook.active, workbook.create_sheet("Year 2010-2011")
-    for sheet, lines in ((first, LINES[:3]), (second, LINES[2:])):
-        for row in [HEADER, *lines]:
-            sheet.append(row)
-    workbook.save(tmp_path / "online_retail_II.xlsx")
-    orders, _ = load(warehouse, read_source("online_retail"), tmp_path / "online_retail_II.xlsx")
+    path = write_workbook(tmp_path / "online_retail_II.xlsx")
+    orders, _ = load(warehouse, read_source("online_retail"), path)
     assert (orders.rows_read, orders.accepted, orders.duplicate, orders.anonymous) == (5, 3, 1, 1)
     assert landed(warehouse) == EXPECTED
+
+
+def test_a_workbook_has_the_ids_of_the_csv(warehouse, tmp_path):
+    load(warehouse, read_source("online_retail"), write_csv(tmp_path / "shop.csv"))
+    _, names = load(warehouse, read_source("online_retail"), write_workbook(tmp_path / "shop.xlsx"))
+    assert names.accepted == 0
+    assert products(warehouse) == [("22423", 'CAKE, "STAND"'), ("85123A", "LAMP")]
+
+
+def test_a_workbook_is_opened_once_for_all_its_sheets_and_tables(warehouse, tmp_path, monkeypatch):
+    opened = []
+
+    class Counted:
+        @staticmethod
+        def from_path(path):
+            opened.append(path)
+            return workbook.from_path(path)
+
+    workbook = python_calamine.CalamineWorkbook
+    monkeypatch.setattr(python_calamine, "CalamineWorkbook", Counted)
+    load(warehouse, read_source("online_retail"), write_workbook(tmp_path / "shop.xlsx"))
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    ("later", "row"),
+    [
+        ([[*LINES[0][:5], 1.5, *LINES[0][6:]], LINES[1]], 2),
+        ([["103", *LINES[0][1:]], ["100", "22423", "CAKE", 1, *LINES[0][4:]]], 3),
+    ],
+    ids=["a corrected price", "the rest of an invoice"],
+)
+def test_a_line_that_stands_with_other_content_is_refused_never_dropped(
+    warehouse, tmp_path, later, row
+):
+    load(warehouse, read_source("online_retail"), write_csv(tmp_path / "1.csv"))
+    with pytest.raises(
+        TierhouseError,
+        match=rf"1 order_lines .*first row {row} with order_id 100, line_number 1.*TIERHOUSE_HOME",
+    ):
+        load(warehouse, read_source("online_retail"), write_csv(tmp_path / "2.csv", later))
+    assert landed(warehouse) == EXPECTED
+
+
+def test_files_loaded_together_are_compared_with_each_other(warehouse, tmp_path):
+    write_csv(tmp_path / "1.csv")
+    write_csv(tmp_path / "2.csv", [["100", "22423", "CAKE", 1, *LINES[0][4:]]])
+    with pytest.raises(TierhouseError, match=r"2\.csv: 1 order_lines"):
+        load(warehouse, read_source("online_retail"), tmp_path)
+    assert landed(warehouse) == []
+
+
+def test_a_product_that_changed_its_name_keeps_the_first(warehouse, tmp_path):
+    load(warehouse, read_source("online_retail"), write_csv(tmp_path / "1.csv"))
+    later = [["103", "22423", "PLATE", *LINES[2][3:]], ["103", "9", "CUP", *LINES[2][3:]]]
+    _, names = load(warehouse, read_source("online_retail"), write_csv(tmp_path / "2.csv", later))
+    assert (names.rows_read, names.accepted, names.duplicate) == (2, 1, 1)
+    assert products(warehouse)[0] == ("22423", 'CAKE, "STAND"')
+
+
+def test_a_line_that_a_file_holds_twice_lands_once(warehouse, tmp_path):
+    source = read_source(str(numbered_source(tmp_path / "shop")))
+    path = write_csv(tmp_path / "1.csv", NUMBERED_LINES, NUMBERED)
+    (orders,) = load(warehouse, source, path)
+    assert (orders.rows_read, orders.accepted, orders.duplicate) == (3, 2, 1)
+
+
+def test_a_line_that_a_file_holds_with_two_contents_is_refused(warehouse, tmp_path):
+    source = read_source(str(numbered_source(tmp_path / "shop")))
+    lines = [*NUMBERED_LINES, [*NUMBERED_LINES[2][:5], 4]]
+    with pytest.raises(
+        TierhouseError, match=r"1 order_lines .*first row 4 with order_id 7, line_number 2"
+    ):
+        load(warehouse, source, write_csv(tmp_path / "1.csv", lines, NUMBERED))
+    assert landed(warehouse) == []
+
+
+def test_rows_the_mapping_leaves_out_are_accounted_for_beside_repeats(warehouse, tmp_path):
+    source = read_source(str(numbered_source(tmp_path / "shop", "line <> 2")))
+    (orders,) = load(warehouse, source, write_csv(tmp_path / "1.csv", NUMBERED_LINES, NUMBERED))
+    assert (orders.rows_read, orders.accepted, orders.duplicate) == (3, 1, 2)
+
+
+def test_the_ledger_refuses_a_load_that_lost_a_row(warehouse, tmp_path):
+    with connect(warehouse) as connection:
+        connection.execute(
+            "create function pg_temp.lose() returns trigger language plpgsql "
+            "as $$ begin return null; end $$"
+        )
+        connection.execute(
+            "create trigger loses before insert on raw.order_lines for each row "
+            "when (new.line_number = 2) execute function pg_temp.lose()"
+        )
+        connection.commit()
+        with pytest.raises(dbapi.Error, match="every_row_is_accounted_for"):
+            load(warehouse, read_source("online_retail"), write_csv(tmp_path / "shop.csv"))
+        connection.execute("drop trigger loses on raw.order_lines")
+    assert landed(warehouse) == []
+
+
+def test_a_csv_whose_stock_codes_are_all_numbers_is_read(warehouse, tmp_path):
+    lines = [["103", "22423", "7", *LINES[2][3:]]]
+    load(warehouse, read_source("online_retail"), write_csv(tmp_path / "1.csv", lines))
+    assert products(warehouse) == [("22423", "7")]
 
 
 def test_a_file_without_a_needed_column_is_refused_by_name_and_leaves_nothing(warehouse, tmp_path):

@@ -1,6 +1,7 @@
 -- A cancellation is an invoice of its own with negative quantities. The workbook's two sheets
 -- share nine days: an invoice counts where it stands first. Equal lines of one invoice are real
--- (the same item scanned twice), so a line's number is its place in the invoice.
+-- (the same item scanned twice), so a line's number is its place in the invoice. pandas writes
+-- a column of numbers with gaps as 17850.0: a CSV or Parquet file of its has customers like that.
 with
 
 invoices_once as (
@@ -19,7 +20,7 @@ select
     ) as line_number,
     regexp_replace(cast(customer_id as varchar), '\.0$', '') as customer_id,
     invoice_date as ordered_at,
-    upper(trim(stock_code)) as product_id,
+    upper(trim(cast(stock_code as varchar))) as product_id,
     quantity,
     price as unit_price,
     0 as discount_amount,
