@@ -47,7 +47,7 @@ lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/sqlfluff lint --processes 2 dbt_project/models
+	@$(BIN)/sqlfluff lint dbt_project/models
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/codespell
 
