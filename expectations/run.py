@@ -110,7 +110,7 @@ def columns_of_tables(
             return {
                 table: columns_of(connection, table)
                 for table in tables
-                if not table.is_optional or has_rows(connection, table, scope)
+                if not table.is_optional or has_day(connection, table, scope)
             }
     except OperationalError as error:
         raise GateError(
@@ -127,9 +127,11 @@ def refuse_missing_tables(connection: sa.Connection, tables: tuple[Table, ...]) 
             raise GateError(f"There is no table {name} yet: run `{command}` first.")
 
 
-def has_rows(connection: sa.Connection, table: Table, scope: Scope) -> bool:
-    rows = f"select from {table.full_name} where as_of_date = {scope.date_literal}"
-    return bool(connection.scalar(sa.text(f"select exists ({rows})")))
+def has_day(connection: sa.Connection, table: Table, scope: Scope) -> bool:
+    schema, _, name = table.full_name.partition(".")
+    dated = sa.table(name, sa.column("as_of_date"), schema=schema)
+    rows = sa.select(sa.literal(1)).select_from(dated).where(dated.c.as_of_date == scope.day)
+    return bool(connection.scalar(sa.select(rows.exists())))
 
 
 def columns_of(connection: sa.Connection, table: Table) -> Columns:

@@ -193,10 +193,14 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         "tier_rank": pa.array(drawn.rank, pa.int32()),
         "expected_spend": spend,
     })  # fmt: skip
-    publishing.write_version(urls, version, scores, written)
+    seen = (
+        "which nobody sees until it is published"
+        if publishing.write_version(urls, version, scores, written)
+        else "which is what analysts read already"
+    )
     return (
         f"Scored {len(frame):,} customers of {as_of} with model version {champion.version} as "
-        f"{version.version_id}, which nobody sees until it is published."
+        f"{version.version_id}, {seen}."
     )
 
 
@@ -324,17 +328,14 @@ def _trained_as_of(version: ModelVersion) -> date:
 
 
 def _tags(settings: Settings, as_of: date, horizon_days: int) -> dict[str, str]:
-    git = shutil.which("git") or "false"  # a slim image has none
-    commit = subprocess.run(
-        [git, "-C", str(PROJECT), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = ""
+    if git := shutil.which("git"):  # a slim image has none
+        head = [git, "-C", str(PROJECT), "rev-parse", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
     tags = {
         "as_of_date": as_of.isoformat(),
         "horizon_days": str(horizon_days),
-        "git_commit": commit.stdout.strip() or "unknown",
+        "git_commit": commit or "unknown",
     }
     return tags if settings.dag_run is None else {**tags, "dag_run": settings.dag_run}
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from warehouse.connections import make_database
+from warehouse.embedded import free_port
 
 PROJECT = Path(__file__).parents[1]
 FILE = PROJECT / "docker-compose.yml"
@@ -160,12 +160,6 @@ def fill(node, variables):
     if isinstance(node, list):
         return [fill(each, variables) for each in node]
     return VARIABLE.sub(value, node) if isinstance(node, str) else node
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.mark.slow

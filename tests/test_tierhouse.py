@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from warehouse.connections import connect
+from warehouse.embedded import free_port
 from warehouse.settings import PROJECT
 
 HEADER = "Invoice,StockCode,Description,Quantity,InvoiceDate,Price,Customer ID,Country\n"
@@ -99,6 +100,11 @@ def test_too_little_history_to_train(refused):
 def test_a_horizon_without_labels(refused):
     said = refused(2, "train", "--as-of", "2011-03-02", TIERHOUSE_HORIZON_DAYS="45")
     assert "no labels of 45 days: the horizons are 30, 90, 180" in said
+
+
+def test_a_scoreboard_for_a_folder_that_is_not_there(refused):
+    asked = ("backtest", "--origins", "2011-03-02", "--json", "/no/such/folder/scores.json")
+    assert "There is no folder /no/such/folder" in refused(2, *asked)
 
 
 def test_publishing_a_day_that_was_not_scored(refused):
@@ -211,9 +217,3 @@ def test_doctor_says_what_to_mend_and_ends_with_1(tierhouse, tmp_path):
     assert "Check that the server runs and that TIERHOUSE_WAREHOUSE_URL is right" in " ".join(
         examined.stdout.split()
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -74,7 +74,7 @@ def build(
     many are done and of how many. Returns the number of nodes built.
     Raises Refused: a data test of dbt failed. TierhouseError: a model did.
     """
-    from dbt.cli.main import dbtRunner  # heavy: 3 s
+    from dbt.cli.main import dbtRunner  # slow to import
 
     target = urlsplit(urls.warehouse)
     os.environ.update(

@@ -140,6 +140,13 @@ def is_free(port: int) -> bool:
         return True
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -302,9 +309,7 @@ def _choose_port(settings: Settings, cluster: Cluster) -> int:
     remembered = cluster.state / "port"  # stable, so that BI tools keep their connection
     if remembered.exists() and is_free(port := int(remembered.read_text())):
         return port
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     _write(cluster, remembered, str(port))
     return port
 

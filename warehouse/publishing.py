@@ -58,10 +58,10 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
-def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Table) -> None:
+def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Table) -> bool:
     """Write one version's scores and tiers in one transaction, replacing what it had.
 
-    The version that analysts read is not written again: its inputs are the same.
+    The version that analysts read is not written again, as its inputs are the same: then False.
 
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability.
     `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
@@ -82,7 +82,7 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
                 "update ops.versions set scored_at = clock_timestamp() where version_id = $1",
                 (version.version_id,),
             )
-            return
+            return False
         cursor.execute(
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
             "model_version, policy_version, input_hash, customers) "
@@ -110,6 +110,7 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
                 + f" from pg_temp.incoming_{table} order by customer_id",
                 tuple(constants[name] for name in given),
             )
+    return True
 
 
 @dataclass(frozen=True)

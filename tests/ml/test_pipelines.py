@@ -87,6 +87,11 @@ def test_what_training_made_is_the_champion_and_says_what_it_knows(trained, shop
     assert run.data.metrics["normalized_gini"] == pytest.approx(pooled["normalized_gini"])
 
 
+def test_training_needs_no_git(shop, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert pipelines._tags(shop, DAY, 90)["git_commit"] == "unknown"
+
+
 def test_every_model_and_baseline_is_a_run_and_a_row_of_the_scoreboard(trained, urls):
     runs = mlflow.search_runs(experiment_names=[pipelines.REGISTERED])
     judged = trained.backtest

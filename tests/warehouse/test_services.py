@@ -12,18 +12,13 @@ import pytest
 
 from warehouse import services
 from warehouse.connections import make_database
+from warehouse.embedded import free_port
 from warehouse.settings import TierhouseError
 
 STAND_IN = """#!/bin/sh
 echo "$AS_OF_DATE $TIERHOUSE_DAG_RUN $DATA_PATH|$*" >> "$TIERHOUSE_HOME/commands"
 """
 ODD_PATH = "/data/$(touch /tmp/x); 'a b'"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +108,8 @@ def test_the_whole_chain_runs_under_the_scheduler_and_stops_without_a_trace(sett
     assert services.start(home, installation, password)
     try:
         assert not services.start(home, installation, password)
+        with pytest.raises(TierhouseError, match="Airflow is running"):
+            services.refuse_running(home)  # a demo would run the same DAGs beside it
         supervisor = services._supervisor(home)
         listening = {
             connection.laddr.ip
