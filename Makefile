@@ -11,7 +11,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help install demo up down test test-all lint format lock clean
+.PHONY: help install demo up down test test-all bench lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ test: install lint ## everything that must hold, under 15 minutes
 
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest
+
+bench: install ## how fast a load is, beside a bare ingest
+	@$(BIN)/python -m bench.loading
 
 lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import textwrap
-import time
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,6 +37,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     add_completion=False,
 )
+sources = typer.Typer(no_args_is_help=True, help="Try a source on files before loading them.")
+quarantine = typer.Typer(no_args_is_help=True, help="Look at refused rows, and try them again.")
+app.add_typer(sources, name="sources")
+app.add_typer(quarantine, name="quarantine")
 console = Console(highlight=False)
 
 
@@ -56,6 +60,21 @@ class Format(StrEnum):
     json = "json"
 
 
+SourceName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="canonical, cdnow, complete_journey, online_retail, simulated, or your own folder "
+        "with a source.yml.",
+    ),
+]
+ShopFiles = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PATH]",
+        help="The shop's file or folder. Sources that come with a package do without.",
+    ),
+]
 AsOf = Annotated[
     str,
     typer.Option(
@@ -68,27 +87,186 @@ AsOf = Annotated[
 
 @app.command()
 def load(
-    source: Annotated[
-        str, typer.Argument(help="complete_journey, online_retail, or a folder with a source.yml.")
-    ],
-    path: Annotated[
-        str, typer.Argument(help="The shop's file or folder. Not needed for complete_journey.")
-    ] = "",
+    source: SourceName,
+    path: ShopFiles = "",
+    day: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DAY",
+            help="The day of the delivery; without PATH, its folder in the landing folder.",
+        ),
+    ] = None,
 ) -> None:
     """Land a shop's files in the warehouse, each exactly once.
 
     Example: `tierhouse load online_retail ~/online_retail_II.xlsx`
     """
     from serving import terminal
-    from warehouse import loading
+    from warehouse import loading, pseudonyms
+    from warehouse.connections import open_warehouse
+    from warehouse.source import landing_day, read_source
+
+    found = read_source(source)
+    settings = read_settings()
+    delivered = None if day is None else _day(day)
+    where = Path(path).expanduser() if path else None
+    if delivered is not None and where is None:
+        where = landing_day(settings.landing_folder, found, delivered)
+    with console.status(f"Loading {found.name}") as status:
+        urls = open_warehouse(settings)
+        report = loading.load(
+            urls.warehouse,
+            pseudonyms.read_key(settings, urls.warehouse),
+            found,
+            where,
+            scratch=settings.home / "scratch",
+            delivered_at=_now() if delivered is None else datetime.combine(delivered, time.min),
+            run_id=_run(settings, "load"),
+            is_daily=delivered is not None,
+            progress=status.update,
+        )
+    console.print(terminal.loaded(report))
+
+
+@sources.command("check")
+def check_source(source: SourceName, path: ShopFiles = "") -> None:
+    """Say what a load would do, and show mapped rows. Writes nothing, starts nothing.
+
+    Example: `tierhouse sources check ./my_shop ~/exports`
+    """
+    from secrets import token_bytes
+
+    from serving import terminal
+    from warehouse.preview import preview
+    from warehouse.source import read_source
+
+    found = read_source(source)
+    with console.status(f"Reading the files of {found.name}"):
+        # A key of its own: these pseudonyms are for looking at, and nowhere else.
+        seen = preview(found, Path(path).expanduser() if path else None, token_bytes(32), _now())
+    for table, (columns, rows) in seen.rows.items():
+        console.print(terminal.sample(table, columns, rows))
+    console.print(terminal.loaded(seen.report))
+    _say("Nothing was written.")
+
+
+@quarantine.command("list")
+def list_quarantine() -> None:
+    """Count the rows that were refused, by table, reason and file.
+
+    Example: `tierhouse quarantine list`
+    """
+    from serving import terminal
+    from warehouse import quarantine as rows
     from warehouse.connections import open_warehouse
 
-    found = loading.read_source(source)
-    where = Path(path).expanduser() if path else None
-    with console.status(f"Loading {found.name}") as status:
-        urls = open_warehouse(read_settings())
-        report = loading.load(urls.warehouse, found, where, progress=status.update)
-    console.print(terminal.loaded(report))
+    columns, found = rows.overview(open_warehouse(read_settings()).warehouse)
+    console.print(terminal.result(columns, found) if found else "Nothing is in quarantine.")
+
+
+@quarantine.command("show")
+def show_quarantine(
+    table: Annotated[str | None, typer.Option(help="Only this table's rows.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows refused for this.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
+) -> None:
+    """Show refused rows: where they stand, why they were refused, what the file says.
+
+    Example: `tierhouse quarantine show --reason future_time`
+    """
+    from serving import terminal
+    from warehouse import quarantine as rows
+    from warehouse.connections import open_warehouse
+
+    urls = open_warehouse(read_settings())
+    columns, found = rows.rows(urls.warehouse, table, reason, limit)
+    console.print(terminal.result(columns, found) if found else "No such rows are in quarantine.")
+
+
+@quarantine.command("replay")
+def replay_quarantine(source: SourceName) -> None:
+    """Map the refused rows again, from their files, after the source was mended.
+
+    Example: `tierhouse quarantine replay ./my_shop`
+    """
+    from serving import terminal
+    from warehouse import loading, pseudonyms
+    from warehouse.connections import open_warehouse
+    from warehouse.source import read_source
+
+    found = read_source(source)
+    settings = read_settings()
+    with console.status(f"Mapping again what {found.name} left in quarantine") as status:
+        urls = open_warehouse(settings)
+        report = loading.replay(
+            urls.warehouse,
+            pseudonyms.read_key(settings, urls.warehouse),
+            found,
+            scratch=settings.home / "scratch",
+            run_id=_run(settings, "replay"),
+            progress=status.update,
+        )
+    console.print(terminal.loaded(report) if report.tables else "Nothing waits to be replayed.")
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    customers: Annotated[int, typer.Option(help="How many customers.")] = 10_000,
+    days: Annotated[int, typer.Option(help="How many days, up to the end of 2025.")] = 730,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    dirt: Annotated[float, typer.Option(help="Share of damaged rows, such as 0.02.")] = 0.0,
+    currencies: Annotated[str, typer.Option(help="Of EUR, GBP, USD, CHF, SEK.")] = "EUR",
+) -> None:
+    """Write a shop with known truth as Parquet files.
+
+    Example: `tierhouse simulate --customers 10000 --days 730 --out ./shop`
+    """
+    from simulator import shop
+
+    taken = tuple(currency.strip() for currency in currencies.upper().split(","))
+    config = shop.Config(customers, days, seed, dirt, taken, os.cpu_count() or 1)
+    with console.status("Simulating") as status:
+        try:
+            summary = shop.simulate(config, out.expanduser(), progress=status.update)
+        except shop.WrongConfig as error:
+            raise WrongUsage(str(error)) from None
+    for name, rows in summary.rows.items():
+        console.print(f"{name:<18}{rows:>14,} rows")
+    _say(f"Next: tierhouse load simulated {summary.out}")
+
+
+@app.command()
+def lookup(
+    customer: Annotated[str, typer.Argument(help="The shop's own identifier of a customer.")],
+) -> None:
+    """Say under which pseudonym a customer is known. Needs the role pii_reader.
+
+    Example: `tierhouse lookup 17850`
+    """
+    from warehouse import pseudonyms
+    from warehouse.connections import open_warehouse
+
+    print(pseudonyms.look_up(open_warehouse(read_settings()).pii, customer))
+
+
+@app.command("rotate-key")
+def rotate_key() -> None:
+    """Make a new secret key, and with it new pseudonyms for all customers, everywhere at once.
+
+    Example: `tierhouse rotate-key`
+    """
+    from warehouse import pseudonyms
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    with console.status("Renaming the customers"):
+        renamed = pseudonyms.rotate(settings, open_warehouse(settings).warehouse)
+    _say(
+        f"{renamed:,} customers have new pseudonyms. Exports with the old ones no longer match: "
+        f"make them again. A source that makes its order numbers from the customer (cdnow) now "
+        f"makes others: of its old files, load none again but as it was."
+    )
 
 
 @app.command()
@@ -271,12 +449,8 @@ def sql(
 
 @app.command()
 def demo(
-    source: Annotated[
-        str, typer.Argument(help="complete_journey, online_retail, or a folder with a source.yml.")
-    ] = "complete_journey",
-    path: Annotated[
-        str, typer.Argument(help="The shop's file or folder. Not needed for complete_journey.")
-    ] = "",
+    source: SourceName = "complete_journey",
+    path: ShopFiles = "",
     as_of: AsOf = "2018-01-01",
 ) -> None:
     """Take a shop the whole way through the Airflow DAGs: load, features, models, tiers.
@@ -292,7 +466,7 @@ def demo(
     where = str(Path(path).expanduser().absolute()) if path else ""
     parameters = {"source": named, "path": where, "as_of_date": _day(as_of).isoformat()}
     settings = read_settings()
-    began = time.monotonic()
+    began = monotonic()
     log = settings.home / "logs" / "demo.log"
     with (
         dag_runs.only_one(settings.home) as lock,
@@ -316,7 +490,7 @@ def demo(
         )
     console.print()
     _show_published(urls.reader)
-    _say(f"Done in {time.monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
+    _say(f"Done in {monotonic() - began:.0f} s. Airflow's log: {log}\n{NEXT}")
 
 
 @app.command()
@@ -460,6 +634,15 @@ def _show_status(settings: Settings) -> None:
 
     for part, now, where in health.state(settings):
         print(f"{part:<14} {now:<17} {where}".rstrip())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _run(settings: Settings, command: str) -> str:
+    """What started a load: the run of a DAG, or a person."""
+    return settings.dag_run or f"{command} {_now():%Y-%m-%d %H:%M:%S}"
 
 
 def _day(text: str) -> date:

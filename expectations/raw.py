@@ -99,18 +99,19 @@ def order_lines_facts(scope: Scope, _: Columns) -> str:
     return f"""
     with
 
-    source_days as (
+    order_days as (
         select
-            source,
             cast(ordered_at as date) as order_date,
             count(*) as lines,
             count(product_id) as lines_with_product,
-            count(*) filter (where quantity * unit_price > discount_amount) as paid_lines,
-            sum(ln(cast(quantity * unit_price - discount_amount as double precision)))
-                filter (where quantity * unit_price > discount_amount) as log_amount
+            count(*) filter (where amount > 0) as paid_lines,
+            sum(ln(cast(amount as double precision))) filter (where amount > 0) as log_amount
         from raw.order_lines
+        cross join lateral (
+            select quantity * unit_price - coalesce(discount_amount, 0) as amount
+        ) as paid
         where ordered_at < {end}
-        group by 1, 2
+        group by 1
     ),
 
     totals as (
@@ -121,16 +122,16 @@ def order_lines_facts(scope: Scope, _: Columns) -> str:
             cast(sum(paid_lines) / sum(lines) as double precision) as paid_line_share,
             cast(1 - sum(lines_with_product) / sum(lines) as double precision)
                 as productless_line_share
-        from source_days
+        from order_days
     ),
 
     stretches as (
         select
             stretch,
-            cast(coalesce(sum(source_days.lines), 0) as double precision) as lines
+            cast(coalesce(sum(order_days.lines), 0) as double precision) as lines
         from totals
         cross join lateral generate_series(0, least(whole_stretches, 13) - 1) as stretch
-        left join source_days on ({end} - order_date - 1) / 28 = stretch
+        left join order_days on ({end} - order_date - 1) / 28 = stretch
         group by stretch
     ),
 
@@ -145,20 +146,15 @@ def order_lines_facts(scope: Scope, _: Columns) -> str:
     ),
 
     months as (
-        select
-            source,
-            sum(log_amount) / sum(paid_lines) as log_price
-        from source_days
-        group by source, date_trunc('month', order_date)
+        select sum(log_amount) / sum(paid_lines) as log_price
+        from order_days
+        group by date_trunc('month', order_date)
         having sum(paid_lines) >= 30
     ),
 
     prices as (
-        select
-            source,
-            percentile_cont(0.5) within group (order by log_price) as usual_log_price
+        select percentile_cont(0.5) within group (order by log_price) as usual_log_price
         from months
-        group by source
     ),
 
     largest_customer as (
@@ -173,7 +169,7 @@ def order_lines_facts(scope: Scope, _: Columns) -> str:
     oddest_month as (
         select exp(max(abs(log_price - usual_log_price))) as price_factor
         from months
-        inner join prices using (source)
+        cross join prices
     )
 
     select

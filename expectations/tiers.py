@@ -96,7 +96,9 @@ def customer_scores_facts(scope: Scope, _: Columns) -> str:
             count(distinct expected_spend) as distinct_expected_spend,
             cast(sum(expected_spend) as double precision) as expected_spend,
             (
-                select cast(sum(quantity * unit_price - discount_amount) as double precision)
+                select cast(
+                    sum(quantity * unit_price - coalesce(discount_amount, 0)) as double precision
+                )
                 from raw.order_lines
                 where ordered_at < {scope.date_literal}
                     and ordered_at >= {scope.date_literal} - horizon_days

@@ -11,10 +11,11 @@ from math import inf, isfinite
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from warehouse.loading import Loaded
+from warehouse.loading import Report
 
 # Metric -> heading, and how a value reads.
 SCOREBOARD: Mapping[str, tuple[str, str]] = {
@@ -27,22 +28,41 @@ SCOREBOARD: Mapping[str, tuple[str, str]] = {
 }
 
 
-def loaded(report: Sequence[Loaded]) -> Table:
+def loaded(report: Report) -> Group:
     """Where every row went, by table; files whose content was loaded before add nothing."""
-    table = _table("table", "new files", "read", "accepted", "duplicate", "anonymous")
-    for name in dict.fromkeys(entry.table for entry in report):
-        new = [entry for entry in report if entry.table == name and not entry.already_loaded]
+    table = _table("table", "read", "accepted", "corrected", "duplicate", "anonymous", "refused")
+    table.padding = 0
+    table.columns[0].no_wrap = True
+    for entry in report.tables:
         table.add_row(
-            name,
-            str(len(new)),
-            f"{sum(entry.rows_read for entry in new):,}",
-            f"{sum(entry.accepted for entry in new):,}",
-            f"{sum(entry.duplicate for entry in new):,}",
-            f"{sum(entry.anonymous for entry in new):,}",
-        )
-    before = dict.fromkeys(entry.file for entry in report if entry.already_loaded)
-    if before:
-        table.caption = f"Loaded before, so left alone: {escape(', '.join(before))}."
+            entry.table,
+            *(
+                f"{rows:,}"
+                for rows in (
+                    entry.read, entry.accepted, entry.corrected, entry.duplicate, entry.anonymous,
+                    sum(entry.quarantined.values()),
+                )
+            ),
+        )  # fmt: skip
+    said: list[RenderableType] = [table] if report.tables else []
+    for entry in report.tables:
+        for reason, rows in entry.quarantined.items():
+            said.append(f"quarantined  {entry.table}: {rows:,} {reason}")
+    said += [escape(notice) for notice in report.notices]
+    if report.loaded_before:
+        said.append(f"Loaded before, so left alone: {escape(', '.join(report.loaded_before))}.")
+    return Group(*said)
+
+
+def sample(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A few rows side by side, one line per column of the table."""
+    table = Table(box=SIMPLE_HEAD, title=name, title_justify="left", pad_edge=False)
+    table.add_column("column", no_wrap=True)
+    for number in range(1, len(rows) + 1):
+        table.add_column(f"row {number}", overflow="ellipsis", no_wrap=True, max_width=12)
+    for place, column in enumerate(columns):
+        if any(row[place] is not None for row in rows):
+            table.add_row(column, *(escape(str(row[place])) for row in rows))
     return table
 
 

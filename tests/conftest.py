@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -15,7 +16,9 @@ from pydantic import SecretStr
 
 from warehouse import embedded
 from warehouse.connections import Urls, open_warehouse
+from warehouse.loading import Report, load
 from warehouse.settings import Settings
+from warehouse.source import Source
 
 OURS = ("TIERHOUSE", "AIRFLOW", "MLFLOW")
 
@@ -54,6 +57,26 @@ def settings(server: str, tmp_path_factory) -> Iterator[Settings]:
 def urls(settings: Settings) -> Urls:
     """The addresses of an empty warehouse whose schemas are made."""
     return open_warehouse(settings)
+
+
+@pytest.fixture(scope="module")
+def load_files(settings: Settings, urls: Urls) -> Callable[..., Report]:
+    """Load a source's files into this module's warehouse: a day's delivery, or the files of now."""
+
+    def run(source: Source, path: Path | None, day: date | None = None) -> Report:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        return load(
+            urls.warehouse,
+            b"the secret of this installation",
+            source,
+            path,
+            scratch=settings.home / "scratch",
+            delivered_at=datetime.combine(day, datetime.min.time()) if day else now,
+            run_id="test",
+            is_daily=day is not None,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

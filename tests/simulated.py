@@ -9,8 +9,9 @@ import psycopg
 
 OPENED, CLOSED = date(2024, 1, 1), date(2025, 12, 30)
 COLUMNS = (
-    "source", "order_id", "line_number", "customer_id", "ordered_at", "product_id", "quantity",
-    "unit_price", "discount_amount", "currency", "channel", "file_hash", "source_row",
+    "order_id", "line_number", "customer_id", "ordered_at", "product_id", "quantity", "unit_price",
+    "discount_amount", "currency", "channel", "content_hash", "file_id", "source_row",
+    "delivered_at",
 )  # fmt: skip
 
 
@@ -59,11 +60,12 @@ def order_lines(customers: int = 300, seed: int = 0) -> pd.DataFrame:
         ],
     )  # fmt: skip
     return frame.assign(
-        source="simulated",
         currency="EUR",
         channel=None,
-        file_hash="f",
+        content_hash=0,
+        file_id=1,
         source_row=range(len(frame)),
+        delivered_at=datetime.combine(CLOSED, datetime.min.time()),
     )
 
 

@@ -73,9 +73,9 @@ def test_a_path_that_is_not_there(refused):
 def test_a_file_without_the_needed_columns(refused, tmp_path, settings):
     file = tmp_path / "wrong.csv"
     file.write_text("order,date\n1,2011-01-01\n")
-    said = refused(1, "load", "online_retail", str(file))
+    said = refused(3, "load", "online_retail", str(file))
     assert "lacks the column Invoice or InvoiceNo" in said
-    assert "it has order, date" in said
+    assert "Found: 'order', 'date'" in said
     assert "Nothing was loaded" in said
     with connect(settings.warehouse_url.get_secret_value()) as connection:
         assert connection.execute("select count(*) from raw.order_lines").fetchone() == (3,)
@@ -191,6 +191,14 @@ def test_sql_prints_in_the_form_asked_for(tierhouse, installation, form):
 
 def test_sql_does_not_write(refused):
     assert "one statement that reads" in refused(1, "sql", "delete from raw.order_lines")
+
+
+def test_status_says_which_shop_is_loaded_and_what_of_it(tierhouse, installation):
+    ended = tierhouse("status", **installation)
+    assert ended.returncode == 0
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith("loaded"))
+    assert line.split(maxsplit=2)[1] == "online_retail"
+    assert "3 customers, 3 order_lines, 3 products" in line
 
 
 def test_status_and_doctor_start_nothing(tierhouse, tmp_path):

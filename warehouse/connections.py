@@ -13,14 +13,16 @@ import pyarrow as pa
 from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
-from warehouse import embedded
+from warehouse import contract, embedded
 from warehouse.settings import PROJECT, Settings, TierhouseError
 
 SCHEMA = PROJECT / "warehouse" / "schema.sql"
-# Which schemas a reading role sees. Neither sees `pii`, `raw` or `quarantine`.
+# Which schemas a reading role sees. Personal data is for pii_reader alone; `raw` and `quarantine`
+# are for none of them.
 GRANTS = {
     "analyst": ("analytics",),
     "data_scientist": ("analytics", "features", "scores", "intermediate", "ops"),
+    "pii_reader": ("analytics", "pii"),
 }
 
 
@@ -30,6 +32,7 @@ class Urls:
 
     warehouse: str
     reader: str
+    pii: str
     airflow: str
     mlflow: str
 
@@ -44,6 +47,7 @@ def open_warehouse(settings: Settings) -> Urls:
         found = Urls(
             warehouse=embedded.url(settings, port, "warehouse", "warehouse"),
             reader=embedded.url(settings, port, "data_scientist", "warehouse"),
+            pii=embedded.url(settings, port, "pii_reader", "warehouse"),
             airflow=embedded.url(settings, port, "airflow", "airflow"),
             mlflow=embedded.url(settings, port, "mlflow", "mlflow"),
         )
@@ -53,6 +57,7 @@ def open_warehouse(settings: Settings) -> Urls:
         found = Urls(
             warehouse=warehouse,
             reader=warehouse,
+            pii=warehouse,
             airflow=_sibling(warehouse, f"{name}_airflow"),
             mlflow=_sibling(warehouse, f"{name}_mlflow"),
         )
@@ -152,7 +157,7 @@ def _no_answer(url: str, reason: str) -> str:
 
 
 def _prepare(url: str) -> None:
-    statements = SCHEMA.read_text()
+    statements = SCHEMA.read_text() + contract.ddl()
     mark = f"Tierhouse {sha256((statements + repr(GRANTS)).encode()).hexdigest()[:16]}"
     with connect(url) as connection:
         if connection.info.server_version < 150000:
@@ -166,6 +171,7 @@ def _prepare(url: str) -> None:
         if current == (mark,):
             return
         connection.execute("select pg_advisory_xact_lock(hashtextextended('schema', 0))")
+        _refuse_older_shape(connection, url)
         try:
             connection.execute(statements.encode())
         except psycopg.errors.InsufficientPrivilege as error:
@@ -176,6 +182,20 @@ def _prepare(url: str) -> None:
             ) from None
         connection.execute(sql.SQL("comment on schema ops is {}").format(sql.Literal(mark)))
         grant(connection)
+
+
+def _refuse_older_shape(connection: psycopg.Connection, url: str) -> None:
+    """The tables of raw are made once; an installation from before the contract has others."""
+    older = connection.execute(
+        "select 1 from information_schema.columns where table_schema = 'raw' "
+        "and table_name = 'order_lines' and column_name = 'file_hash'"
+    ).fetchone()
+    if older:
+        raise TierhouseError(
+            f"The warehouse at {describe(url)} was made by an earlier Tierhouse, whose tables of "
+            f"raw were others. Set TIERHOUSE_HOME to a new directory, or name a new database, and "
+            f"load the shop there."
+        )
 
 
 def grant(connection: psycopg.Connection) -> None:

@@ -22,9 +22,12 @@ CHAIN = ("load_shop", "build_features", "train_models", "score_customers")
 QUIET = {
     "AIRFLOW__LOGGING__JSON_LOGS": "True",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.task.hooks=INFO airflow.providers.standard=INFO",
+    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.task.hooks=INFO airflow.task.operators=INFO",
     "PYTHONWARNINGS": "ignore",
 }
+# Who logs what a command prints, and how the lines that are not the command's begin.
+SPEAKERS = ("SubprocessHook", "BashSensor")
+NOT_SAID = ("Running command", "Output:", "Tmp dir", "Temporary script", "Success criteria")
 
 Said = Callable[[str], None]
 Done = Callable[[str, str, float], None]
@@ -87,11 +90,11 @@ def run_chain(
             event = _event(line)
             if event.get("state") == "success":
                 done(event["dag"], event["task"], event["seconds"])
-            elif event.get("logger", "").endswith("SubprocessHook"):
+            elif event.get("logger", "").endswith(SPEAKERS):
                 text = str(event["event"])
                 if found := re.search(r"exited with return code (\d+)", text):
                     code = int(found[1])
-                elif not text.startswith(("Running command", "Output:", "Tmp dir")):
+                elif not text.startswith(NOT_SAID):
                     last_lines.append(text)
                     said(text)
     if child.returncode != 0:

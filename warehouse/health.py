@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from warehouse import embedded, services
-from warehouse.connections import connect, describe
+from warehouse.connections import connect, describe, one_row
 from warehouse.settings import Settings, TierhouseError
 
 NEEDED_GB = 3
@@ -186,17 +186,24 @@ def _warehouse_url(settings: Settings) -> str | None:
 def _contents(url: str) -> list[tuple[str, str, str]]:
     try:
         with connect(url) as connection:
-            lines, newest, source = connection.execute(
-                "select sum(rows_accepted), max(loaded_at)::date, min(source) "
-                "from ops.load_ledger where table_name = 'order_lines'"
-            ).fetchone() or (None, None, None)
+            source, newest = one_row(
+                connection, "select min(source), max(loaded_at)::date from ops.files"
+            )
+            loaded = connection.execute(
+                "select table_name, sum(rows_accepted - rows_corrected) from ops.load_ledger "
+                "group by table_name order by table_name"
+            ).fetchall()
+            (refused,) = one_row(connection, "select count(*) from quarantine.rows")
             published = connection.execute(
                 "select as_of_date, customers, published_at::date "
                 "from ops.published join ops.versions using (version_id)"
             ).fetchone()
     except psycopg.errors.UndefinedTable:
         return [("contents", "empty", "nothing was loaded yet")]
-    rows = [("orders", source or "none", f"{lines:,} lines, {newest}" if lines else "")]
+    said = ", ".join(f"{lines:,} {table}" for table, lines in loaded)
+    rows = [("loaded", source or "nothing", f"{said}, {newest}" if loaded else "")]
+    if refused:
+        rows.append(("quarantine", f"{refused:,} rows", "`tierhouse quarantine list`"))
     if published is not None:
         day, customers, when = published
         rows.append(("published", str(day), f"{customers:,} customers, on {when}"))

@@ -1,469 +1,410 @@
 """Land a shop's files in `raw`, exactly once, and account for every row.
 
-A source is a folder: `source.yml` (files, the columns they must have, currency) and one DuckDB
-SELECT per canonical table, which maps the view `file` to the shop contract.
+A load is one transaction: killed at any point, nothing of it is there. Every row of every file
+is landed, a duplicate, anonymous or in quarantine; the ledger refuses a load whose numbers do not
+add up.
 """
 
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import pyarrow as pa
-import yaml
-from adbc_driver_postgresql import dbapi
+from warehouse import mapping, pseudonyms
+from warehouse.contract import TABLES
+from warehouse.landing import Bench, Delivery, land, land_people, open_bench
+from warehouse.reading import DataFile, Rows, open_file, unused_columns
+from warehouse.settings import Refused, TierhouseError
+from warehouse.source import REFERENCES, Source
 
-from warehouse.connections import connect_bulk
-from warehouse.settings import PROJECT, TierhouseError, WrongUsage
-
-BUILT_IN = PROJECT / "warehouse" / "sources"
-LARGEST_ARROW_BATCH = 200_000
-
-# The shop contract: column -> (DuckDB type, required). Keys first.
-CONTRACT: Mapping[str, Mapping[str, tuple[str, bool]]] = {
-    "order_lines": {
-        "order_id": ("varchar", True),
-        "line_number": ("integer", True),
-        "customer_id": ("varchar", True),
-        "ordered_at": ("timestamp", True),
-        "product_id": ("varchar", False),
-        "quantity": ("decimal(14, 3)", True),
-        "unit_price": ("decimal(18, 6)", True),
-        "discount_amount": ("decimal(18, 6)", True),
-        "channel": ("varchar", False),
-    },
-    "products": {
-        "product_id": ("varchar", True),
-        "product_name": ("varchar", False),
-        "category": ("varchar", False),
-        "subcategory": ("varchar", False),
-        "brand": ("varchar", False),
-        "unit_cost": ("decimal(14, 4)", False),
-    },
-}
-KEYS = {"order_lines": ("order_id", "line_number"), "products": ("product_id",)}
-# Where a key that comes again with other content is harmless (a product's new name).
-FIRST_STANDS = frozenset({"products"})
+NEW_ENTRY = (
+    "insert into ops.load_ledger (file_id, table_name, rows_read, rows_accepted, rows_corrected, "
+    "rows_duplicate, rows_anonymous, rows_quarantined) values ($1, $2, $3, $4, $5, $6, $7, $8)"
+)
+MOVE_ENTRY = (
+    "update ops.load_ledger set rows_accepted = rows_accepted + $4, "
+    "rows_corrected = rows_corrected + $5, rows_duplicate = rows_duplicate + $6, "
+    "rows_anonymous = rows_anonymous + $7, rows_quarantined = rows_quarantined - $3 + $8 "
+    "where file_id = $1 and table_name = $2"
+)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A shop's mapping: `tables` maps a canonical table to its files and required columns."""
+class TableReport:
+    """Where the rows of a table's new files went; read is the sum of the four that follow.
 
-    name: str
-    folder: Path
-    currency: str
-    tables: Mapping[str, Mapping[str, Any]]
-    package: str | None = None
-    package_folder: str = ""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Where the rows of one file went, for one table. rows_read is the sum of the others.
-
-    duplicate: repeats of another row's key and content (of a product's key), and rows that the
-    mapping itself merged or left out.
+    accepted: landed; of these, `corrected` met their key with other content, and the older of the
+    two is kept in raw.superseded. duplicate: repeats, and rows that the mapping merged or left
+    out. quarantined: how many rows by reason.
     """
 
     table: str
-    file: str
-    rows_read: int
+    new_files: int
+    read: int
     accepted: int
+    corrected: int
     duplicate: int
     anonymous: int
-    quarantined: int
-    already_loaded: bool = False
+    quarantined: Mapping[str, int]
 
 
-def read_source(name: str) -> Source:
-    """A built-in source by name, or a user's by the path of its folder.
+@dataclass(frozen=True)
+class Report:
+    """What a load did. `loaded_before`: files that were left alone."""
 
-    Raises WrongUsage: there is no such source. TierhouseError: its source.yml lacks something.
-    """
-    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name)
-    try:
-        text = (folder / "source.yml").read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        names = ", ".join(sorted(path.name for path in BUILT_IN.iterdir()))
-        raise WrongUsage(
-            f"There is no source {name!r}. Built in are {names}; a source of your own is a "
-            f"folder with a source.yml."
-        ) from None
-    try:
-        settings = yaml.safe_load(text)
-        return Source(
-            name=folder.resolve().name,
-            folder=folder,
-            currency=settings["currency"],
-            tables={table: settings["tables"][table] for table in settings["tables"]},
-            package=settings.get("package"),
-            package_folder=settings.get("folder", ""),
-        )
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise TierhouseError(
-            f"{folder / 'source.yml'} cannot be used: {error}. It needs `currency` and "
-            f"`tables`; the built-in sources in {BUILT_IN} are examples."
-        ) from None
+    tables: Sequence[TableReport]
+    loaded_before: Sequence[str]
+    notices: Sequence[str]
 
 
 def load(
-    url: str, source: Source, path: Path | None, progress: Callable[[str], None] = lambda _: None
-) -> list[Loaded]:
+    url: str,
+    key: bytes,
+    source: Source,
+    path: Path | None,
+    *,
+    scratch: Path,
+    delivered_at: datetime,
+    run_id: str,
+    is_daily: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Load the files of `path` (or of the source's package) in one transaction.
 
-    A file whose content was loaded before is left out. Returns one entry per file and table.
-    Raises WrongUsage: a path that is not there or holds none of the source's files.
-    TierhouseError: a missing column, rows that cannot be mapped, order lines whose key stands
-    with other content. Then nothing is written.
+    `delivered_at` (UTC, naive) orders the versions of a row. A file whose content was loaded
+    before is left alone; of a daily delivery, if it was loaded for this day. `scratch` is a
+    folder for loads alone, removed afterwards.
+    Raises WrongUsage: a path that is not there or holds none of the source's files. Refused: a
+    file of another shape, or more rows in quarantine than the source allows; then only the
+    quarantine is written. TierhouseError: a mapping that fails, another shop's warehouse.
     """
-    where = path if path is not None else _package_folder(source)
-    if not where.exists():
-        raise WrongUsage(
-            f"There is nothing at {where}. Give `tierhouse load {source.name}` the file or the "
-            f"folder that holds the shop's files."
-        )
-    tables: dict[Path, list[str]] = {}
-    for table in source.tables:
-        for file in _find(source, table, where):
-            tables.setdefault(file, []).append(table)
-    report: list[Loaded] = []
-    with connect_bulk(url) as warehouse, warehouse.cursor() as cursor:
-        cursor.execute("select pg_advisory_xact_lock(hashtextextended('load', 0))")
-        cursor.fetchall()
-        _refuse_other_shop(cursor, source)
-        for file, names in tables.items():
-            report += _load_file(cursor, source, names, file, progress)
-    return report
+    found = source.find(source.data(path))
+    delivery = Delivery(source, delivered_at, run_id)
+    with open_bench(url, source, scratch) as bench:
+        _refuse_other_shop(bench, source)
+        pseudonyms.refuse_other_key(bench.cursor, key)
+        new, before = _register(bench, delivery, found, is_daily)
+        opened = _open(bench, source, new, progress)
+        reports = _work(bench, delivery, opened, key, progress)
+        _refuse_too_many(bench, delivery, opened, reports)
+        for table, files in opened.items():
+            _quarantine(bench, delivery, table, files)
+    return Report(reports, before, notices(source, opened))
 
 
-def _load_file(
-    cursor: dbapi.Cursor,
+def replay(
+    url: str,
+    key: bytes,
     source: Source,
-    tables: Sequence[str],
-    file: Path,
+    *,
+    scratch: Path,
+    run_id: str,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Map the quarantined rows of loaded files again, with today's mapping, from the files.
+
+    Rows that fit now land as rows of their old delivery; the others stay, with today's reason.
+    Raises Refused: a file is no longer where it was loaded from, or not the same.
+    """
+    reports: list[TableReport] = []
+    with open_bench(url, source, scratch) as bench:
+        _refuse_other_shop(bench, source)
+        pseudonyms.refuse_other_key(bench.cursor, key)
+        waiting = bench.ask(
+            "select distinct files.delivered_at, files.file_id, files.path, files.file_hash, "
+            "waiting.table_name from quarantine.rows as waiting inner join ops.files as files "
+            "on files.source = waiting.source and files.file_hash = waiting.file_hash "
+            "inner join ops.load_ledger as ledger on ledger.file_id = files.file_id "
+            "and ledger.table_name = waiting.table_name "
+            "where waiting.source = $1 order by files.delivered_at, files.file_id",
+            source.name,
+        )
+        for delivered_at in dict.fromkeys(row[0] for row in waiting):
+            mapping.clear(bench.duck)
+            again: dict[str, list[DataFile]] = {}
+            for day, file_id, path, file_hash, table in waiting:
+                if day == delivered_at and table in source.tables:
+                    file = _same_file(Path(path), file_hash, file_id)
+                    again.setdefault(table, []).append(file)
+            opened = _open(bench, source, again, progress)
+            delivery = Delivery(source, delivered_at, run_id)
+            reports += _work(bench, delivery, opened, key, progress, again=True)
+            for table, files in opened.items():
+                _quarantine(bench, delivery, table, files)
+    return Report(reports, [], [])
+
+
+def _work(
+    bench: Bench,
+    delivery: Delivery,
+    opened: Mapping[str, Sequence[Rows]],
+    key: bytes,
     progress: Callable[[str], None],
-) -> list[Loaded]:
-    with file.open("rb") as content:
-        file_hash = file_digest(content, "sha256").hexdigest()
-    report = {table: _loaded_before(cursor, source, table, file, file_hash) for table in tables}
-    new = [table for table in tables if report[table] is None]
-    if new:
-        with duckdb.connect() as duck:
-            duck.execute("set timezone = 'UTC'; set preserve_insertion_order = true")
-            rows_read = _open_file(duck, file)
-            for table in new:
-                progress(f"{file.name} -> raw.{table}")
-                report[table] = _load_table(cursor, duck, source, table, file, file_hash, rows_read)
-    return [loaded for loaded in report.values() if loaded is not None]
+    again: bool = False,
+) -> list[TableReport]:
+    """Map, check, land and account for the rows of the opened files."""
+    source = delivery.source
+    mapping.identify(bench.duck, source, opened, key)
+    reports = []
+    for table, files in opened.items():
+        progress(f"{', '.join(rows.file.path.name for rows in files)[:40]} -> {table}")
+        _know(bench, source, table)
+        mapping.check(bench.duck, source, table, files, delivery.delivered_at)
+        if again:
+            _leave_what_landed(bench, table, files)
+        _forget(bench, table, files)
+        landed = land(bench, delivery, table)
+        reports.append(_account(bench, table, files, landed, again))
+    land_people(bench)
+    return reports
 
 
-def _loaded_before(
-    cursor: dbapi.Cursor, source: Source, table: str, file: Path, file_hash: str
-) -> Loaded | None:
-    cursor.execute(
-        "select rows_read, rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined "
-        "from ops.load_ledger where source = $1 and file_hash = $2 and table_name = $3",
-        (source.name, file_hash, table),
-    )
-    before = cursor.fetchall()
-    return Loaded(table, file.name, *before[0], already_loaded=True) if before else None
-
-
-def _load_table(
-    cursor: dbapi.Cursor,
-    duck: duckdb.DuckDBPyConnection,
-    source: Source,
-    table: str,
-    file: Path,
-    file_hash: str,
-    rows_read: int,
-) -> Loaded:
-    """Every count is taken where its rows go; the ledger's constraint holds them to rows_read."""
-    _pick_columns(duck, source, table, file)
-    mapped, anonymous = _map(duck, source, table, file)
-    repeated = _repeated_within(duck, table, file)
-    columns = [*CONTRACT[table], "source_row"]
-    # In key order: the primary key's index fills twice as fast as in file order.
-    batches = duck.sql(
-        f"select {', '.join(columns)} from landing order by {', '.join(KEYS[table])}"
-    ).to_arrow_reader(LARGEST_ARROW_BATCH)
-    landed = f"incoming_{table}"
-    cursor.execute(f"drop table if exists pg_temp.{landed}")
-    cursor.adbc_ingest(landed, batches, mode="create", temporary=True)
-    repeated += _repeated_since(cursor, source, table, file, landed)
-
-    constants = {"source": source.name, "file_hash": file_hash}
-    if table == "order_lines":
-        constants["currency"] = source.currency
-    names = ", ".join([*columns, *constants])
-    values = ", ".join([*columns, *(f"${n}" for n in range(1, len(constants) + 1))])
-    cursor.execute(
-        f"insert into raw.{table} ({names}) select {values} from pg_temp.{landed} "
-        f"on conflict (source, {', '.join(KEYS[table])}) do nothing",
-        tuple(constants.values()),
-    )
-    cursor.execute(
-        f"select count(*) from raw.{table} where source = $1 and file_hash = $2",
-        (source.name, file_hash),
-    )
-    accepted = cursor.fetchall()[0][0]
-    merged = rows_read - mapped
-    loaded = Loaded(table, file.name, rows_read, accepted, repeated + merged, anonymous, 0)
-    cursor.execute(
-        "insert into ops.load_ledger (source, file_hash, table_name, file_name, rows_read, "
-        "rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined) "
-        "values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        (source.name, file_hash, table, file.name, loaded.rows_read, loaded.accepted,
-         loaded.duplicate, loaded.anonymous, loaded.quarantined),
-    )  # fmt: skip
-    return loaded
-
-
-def _repeated_within(duck: duckdb.DuckDBPyConnection, table: str, file: Path) -> int:
-    """Make the view `landing`, one row per key, and count the rows it leaves out."""
-    keys = ", ".join(KEYS[table])
-    duck.execute(
-        "create or replace view named as select * exclude (is_anonymous) from mapped "
-        "where not is_anonymous"
-    )
-    repeated = _one(
-        duck,
-        "select cast(coalesce(sum(copies - 1), 0) as bigint) from "
-        f"(select count(*) as copies from named group by {keys} having copies > 1)",
-    )
-    first = f"distinct on ({keys}) * from named order by {keys}, source_row"
-    duck.execute(
-        f"create or replace view landing as select {first if repeated else '* from named'}"
-    )
-    if repeated and table not in FIRST_STANDS:
-        found = duck.execute(
-            f"select count(*), min(first_row), arg_min(({keys}), first_row) from "
-            f"(select {keys}, min(source_row) as first_row from named group by {keys} "
-            f"having count(distinct ({', '.join(CONTRACT[table])})) > 1)"
-        ).fetchall()[0]
-        _refuse_other_content(table, file, "more than once in this file", *found)
-    return repeated
-
-
-def _repeated_since(
-    cursor: dbapi.Cursor, source: Source, table: str, file: Path, landed: str
-) -> int:
-    """Count the incoming rows whose key came with an earlier file."""
-    cursor.execute(f"select 1 from raw.{table} where source = $1 limit 1", (source.name,))
-    if not cursor.fetchall():
-        return 0
-    keys = KEYS[table]
-    incoming, earlier = (
-        ", ".join(f"{side}.{column}" for column in CONTRACT[table])
-        for side in ("incoming", "earlier")
-    )
-    same_key = " and ".join(f"incoming.{key} = earlier.{key}" for key in keys)
-    same_keys = (
-        f"from pg_temp.{landed} as incoming inner join raw.{table} as earlier "
-        f"on {same_key} and earlier.source = $1"
-    )
-    differs = f"({incoming}) is distinct from ({earlier})"
-    cursor.execute(
-        f"select count(*), count(*) filter (where {differs}) {same_keys}", (source.name,)
-    )
-    repeated, other = cursor.fetchall()[0]
-    if other and table not in FIRST_STANDS:
-        cursor.execute(
-            f"select incoming.source_row, {', '.join(f'incoming.{key}' for key in keys)} "
-            f"{same_keys} where {differs} order by incoming.source_row limit 1",
-            (source.name,),
-        )
-        row, *key = cursor.fetchall()[0]
-        _refuse_other_content(table, file, "in a file loaded before", other, row, key)
-    return repeated
-
-
-def _refuse_other_content(
-    table: str, file: Path, where: str, rows: int, row: int, key: Sequence[Any]
-) -> None:
-    if rows == 0:
-        return
-    named = ", ".join(f"{column} {value}" for column, value in zip(KEYS[table], key, strict=True))
-    raise TierhouseError(
-        f"{file}: {rows} {table} stand {where} with other content, first row {row} with {named}. "
-        f"Nothing was loaded. Corrections and invoices split over files are not loaded yet: "
-        f"deliver an invoice whole, in one file, or load the corrected shop into a "
-        f"TIERHOUSE_HOME of its own."
-    )
-
-
-def _open_file(duck: duckdb.DuckDBPyConnection, file: Path) -> int:
-    """Make the table `rows` as the file has them, and count them."""
-    kind = file.suffix.lower()
-    location = "'" + str(file).replace("'", "''") + "'"
-    try:
-        if kind == ".xlsx":
-            duck.register("workbook", _read_workbook(file))
-            rows = "select * from workbook"
-        elif kind == ".parquet":
-            rows = (
-                "select *, 1 as sheet, file_row_number + 1 as source_row "
-                f"from read_parquet({location}, file_row_number = true)"
-            )
-        else:
-            rows = (
-                "select *, 1 as sheet, row_number() over () + 1 as source_row "
-                f"from read_csv({location}, header = true, sample_size = -1)"
-            )
-        duck.execute(f"create table rows as {rows}")
-    except (duckdb.Error, OSError, ValueError) as error:
-        raise TierhouseError(
-            f"{file} cannot be read as {kind.lstrip('.') or 'a data file'}: "
-            f"{str(error).splitlines()[0][:300]} Nothing was loaded. Check that the file is "
-            f"whole and is what its name says."
-        ) from None
-    return _one(duck, "select count(*) from rows")
-
-
-def _pick_columns(duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path) -> None:
-    """Make the view `file` with the columns the source names."""
-    found = [name for (name, *_) in duck.execute("describe rows").fetchall()]
-    by_header = {name.casefold().strip(): name for name in found}
-    picked, missing = [], []
-    for column, headers in source.tables[table]["columns"].items():
-        header = next((by_header[h.casefold()] for h in headers if h.casefold() in by_header), None)
-        if header is None:
-            missing.append(" or ".join(headers))
-        else:
-            picked.append(f'"{header}" as {column}')
-    if missing:
-        headers = ", ".join(name for name in found if name not in ("sheet", "source_row"))
-        raise TierhouseError(
-            f"{file} lacks the column {', '.join(missing)} that the source {source.name!r} reads "
-            f"for {table}; it has {headers}. Nothing was loaded. Check that this is the right "
-            f"file, or map its columns in a source of your own."
-        )
-    duck.execute(
-        f"create or replace view file as select {', '.join(picked)}, sheet, source_row from rows"
-    )
-
-
-def _map(
-    duck: duckdb.DuckDBPyConnection, source: Source, table: str, file: Path
-) -> tuple[int, int]:
-    """Make the view `mapped` in the contract's types, or refuse rows that do not fit them.
-
-    Returns how many rows it has, and how many of them are anonymous.
-    """
-    select = (source.folder / f"{table}.sql").read_text()
-    columns = CONTRACT[table]
-    typed = ", ".join(f"{_cast(name, kind)} as {name}" for name, (kind, _) in columns.items())
-    anonymous = "customer_id is null" if "customer_id" in columns else "false"
-    try:
-        duck.execute(f"create or replace table draft as {select}")
-        duck.execute(f"create or replace table typed as select {typed}, source_row from draft")
-    except duckdb.Error as error:
-        raise TierhouseError(
-            f"{source.folder / table}.sql fails on {file}: {str(error).splitlines()[0][:300]} "
-            f"Nothing was loaded. Correct the mapping, or check that this is the right file."
-        ) from None
-    duck.execute(
-        f"create or replace view mapped as select *, {anonymous} as is_anonymous from typed"
-    )
-    for name, (kind, required) in columns.items():
-        lost = f"mapped.{name} is null and draft.{name} is not null"
-        absent = f"or mapped.{name} is null and not is_anonymous" if required else ""
-        bad = duck.execute(
-            f"select count(*), min(source_row), arg_min(cast(draft.{name} as varchar), source_row) "
-            f"from mapped positional join (select {name} from draft) as draft "
-            f"where ({lost}) {absent}"
-        ).fetchall()[0]
-        if bad[0]:
-            raise TierhouseError(
-                f"{file}: {bad[0]} rows have no usable {name} ({kind}), first row {bad[1]} with "
-                f"{bad[2]!r}. Nothing was loaded. Correct the file, or the mapping in "
-                f"{source.folder / table}.sql."
-            )
-    return duck.execute("select count(*), count_if(is_anonymous) from mapped").fetchall()[0]
-
-
-def _cast(name: str, kind: str) -> str:
-    cast = f"try_cast({name} as {kind})"
-    return f"nullif(trim({cast}), '')" if kind == "varchar" else cast
-
-
-def _read_workbook(file: Path) -> pa.Table:
-    """All sheets of a workbook below each other, with the number of the sheet and of the row."""
-    from python_calamine import CalamineError, CalamineWorkbook
-
-    def cells() -> Iterator[pa.Table]:
-        first_row = 2
-        workbook = CalamineWorkbook.from_path(file)
-        for number, sheet in enumerate(workbook.sheet_names, start=1):
-            rows = workbook.get_sheet_by_name(sheet).to_python()
-            if not rows:
+def _register(
+    bench: Bench, delivery: Delivery, found: Mapping[str, Sequence[Path]], is_daily: bool
+) -> tuple[dict[str, list[DataFile]], list[str]]:
+    """Number the files that are new for a table, and name those that were loaded before."""
+    new: dict[str, list[DataFile]] = {}
+    before: list[str] = []
+    registered: dict[str, int] = {}
+    hashes = {file: _hash(file) for file in {f for files in found.values() for f in files}}
+    for table, files in found.items():
+        seen: set[str] = set()
+        for file in files:
+            file_hash = hashes[file]
+            same_day = " and files.delivered_at = $4" if is_daily else ""
+            known = bench.ask(
+                "select 1 from ops.files as files inner join ops.load_ledger as ledger "
+                "on ledger.file_id = files.file_id where files.source = $1 "
+                f"and files.file_hash = $2 and ledger.table_name = $3{same_day}",
+                delivery.source.name, file_hash, table,
+                *([delivery.delivered_at] if is_daily else []),
+            )  # fmt: skip
+            if known or file_hash in seen:
+                before.append(file.name)
                 continue
-            header, *body = rows
-            columns = [
-                pa.array([_text(row[place]) for row in body], pa.string())
-                for place in range(len(header))
-            ]
-            numbers = pa.array(range(first_row, first_row + len(body)), pa.int64())
-            first_row += len(body)
-            yield pa.table(
-                [*columns, pa.array([number] * len(body), pa.int32()), numbers],
-                names=[*(str(name) for name in header), "sheet", "source_row"],
-            )
-
-    try:
-        return pa.concat_tables(cells())
-    except (CalamineError, pa.ArrowInvalid) as error:
-        raise ValueError(str(error)) from None
+            seen.add(file_hash)
+            if file_hash not in registered:
+                registered[file_hash] = bench.ask(
+                    "insert into ops.files "
+                    "(source, file_hash, file_name, path, delivered_at, run_id) "
+                    "values ($1, $2, $3, $4, $5, $6) returning file_id",
+                    delivery.source.name, file_hash, file.name, str(file.absolute()),
+                    delivery.delivered_at, delivery.run_id,
+                )[0][0]  # fmt: skip
+            new.setdefault(table, []).append(DataFile(file, file_hash, registered[file_hash]))
+    return new, list(dict.fromkeys(before))
 
 
-def _text(cell: object) -> str | None:
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)  # a workbook has no whole numbers: 489434 is 489434.0
-    return None if cell is None or cell == "" else str(cell)
+def _open(
+    bench: Bench,
+    source: Source,
+    files: Mapping[str, Sequence[DataFile]],
+    progress: Callable[[str], None],
+) -> dict[str, list[Rows]]:
+    """Open every file once, for all the tables that read it."""
+    rows: dict[int, Rows] = {}
+    for file in dict.fromkeys(file for of_table in files.values() for file in of_table):
+        progress(f"Reading {file.path.name}")
+        reading = {t: m for t, m in source.tables.items() if file in files.get(t, ())}
+        part = source.model_copy(update={"tables": reading})
+        rows[file.file_id] = open_file(bench.duck, part, file)
+    return {t: [rows[file.file_id] for file in files[t]] for t in TABLES if t in files}
 
 
-def _find(source: Source, table: str, where: Path) -> Sequence[Path]:
-    patterns = source.tables[table]["files"]
-    if where.is_file():
-        if not any(where.match(pattern) for pattern in patterns):
-            raise WrongUsage(
-                f"{where} is none of {', '.join(patterns)}, which the source {source.name!r} reads."
-            )
-        return [where]
-    files = sorted({file for pattern in patterns for file in where.glob(pattern)})
-    if not files:
-        raise WrongUsage(
-            f"{where} holds no {' or '.join(patterns)}, which the source {source.name!r} reads "
-            f"for {table}. Give the folder that holds the shop's files."
+def _know(bench: Bench, source: Source, table: str) -> None:
+    """Fetch the keys that a table's rows refer to and that landed before."""
+    for column in source.tables[table].references:
+        referred = REFERENCES[column]
+        bench.cursor.execute(f"select {column} from raw.{referred}")
+        bench.duck.register("keys", bench.cursor.fetch_record_batch())
+        bench.duck.execute(f"create or replace table known_{referred} as select * from keys")
+        bench.duck.unregister("keys")
+
+
+def _leave_what_landed(bench: Bench, table: str, files: Sequence[Rows]) -> None:
+    """Of files that are mapped again, keep the rows that wait in quarantine."""
+    ids = ", ".join(str(rows.file.file_id) for rows in files)
+    bench.cursor.execute(
+        f"select cast(file_id as bigint) << {mapping.FILE_SHIFT} | source_row as source_row "
+        f"from quarantine.rows where table_name = $1 and file_id in ({ids})",
+        (table,),
+    )
+    bench.duck.register("rows_in_quarantine", bench.cursor.fetch_record_batch())
+    bench.duck.execute("create or replace table waiting as select * from rows_in_quarantine")
+    bench.duck.unregister("rows_in_quarantine")
+    waits = "source_row in (select source_row from waiting)"
+    bench.duck.execute(f"delete from rejected where table_name = '{table}' and not {waits}")
+    bench.duck.execute(f"delete from checked_{table} where not {waits}")
+
+
+def _account(
+    bench: Bench, table: str, files: Sequence[Rows], landed: Mapping[int, int], again: bool
+) -> TableReport:
+    """Write the ledger: what landed was counted where it landed, the rest where it was set aside.
+
+    Of files that are mapped again only the waiting rows are counted, and the entry moves by them.
+    """
+    read = {rows.file.file_id: rows.count for rows in files}
+    if again:
+        read |= dict(mapping.count_by_file(bench.duck, "select source_row from waiting"))
+    corrected = dict(
+        mapping.count_by_file(
+            bench.duck, "select source_row from met where outcome in ('corrects', 'superseded')"
         )
-    return files
+    )
+    outcomes = mapping.outcomes(bench.duck, table)
+    entries = {
+        file_id: tally(table, rows_read, landed.get(file_id, 0), corrected.get(file_id, 0),
+                       outcomes.get(file_id, Counter()))
+        for file_id, rows_read in read.items()
+    }  # fmt: skip
+    for file_id, entry in entries.items():
+        bench.do(
+            MOVE_ENTRY if again else NEW_ENTRY, file_id, table, entry.read, entry.accepted,
+            entry.corrected, entry.duplicate, entry.anonymous, sum(entry.quarantined.values()),
+        )  # fmt: skip
+    return add_up(table, list(entries.values()))
 
 
-def _package_folder(source: Source) -> Path:
-    if source.package is None:
-        raise WrongUsage(f"Say where the files are: `tierhouse load {source.name} PATH`.")
-    package = importlib.util.find_spec(source.package)
-    if package is None or package.origin is None:
-        raise TierhouseError(
-            f"The data of {source.name!r} comes with the package {source.package}, which is not "
-            f"installed. Run `make install`, which installs the extra `demo`, or give a path."
+def tally(
+    table: str, read: int, landed: int, corrected: int, outcomes: Counter[str | None]
+) -> TableReport:
+    """The account of one file from the outcomes of its rows."""
+    bad = Counter({why: n for why, n in outcomes.items() if why and why not in mapping.SET_ASIDE})
+    return TableReport(
+        table=table,
+        new_files=1,
+        read=read,
+        accepted=landed + outcomes["superseded"],
+        corrected=corrected,
+        duplicate=outcomes["duplicate"] + read - outcomes.total(),
+        anonymous=outcomes["anonymous"],
+        quarantined=bad,
+    )
+
+
+def add_up(table: str, entries: Sequence[TableReport]) -> TableReport:
+    """The account of a table from those of its files; reasons come most frequent first."""
+    reasons = sum((Counter(entry.quarantined) for entry in entries), Counter())
+    return TableReport(
+        table=table,
+        new_files=len(entries),
+        read=sum(entry.read for entry in entries),
+        accepted=sum(entry.accepted for entry in entries),
+        corrected=sum(entry.corrected for entry in entries),
+        duplicate=sum(entry.duplicate for entry in entries),
+        anonymous=sum(entry.anonymous for entry in entries),
+        quarantined=dict(reasons.most_common()),
+    )
+
+
+def _refuse_too_many(
+    bench: Bench,
+    delivery: Delivery,
+    opened: Mapping[str, Sequence[Rows]],
+    reports: Sequence[TableReport],
+) -> None:
+    """Undo the load when a table has too many rows in quarantine, and keep what is there."""
+    most = delivery.source.max_quarantined_share
+    said = []
+    for report in reports:
+        bad = sum(report.quarantined.values())
+        if bad > most * report.read:
+            why = ", ".join(f"{rows:,} {reason}" for reason, rows in report.quarantined.items())
+            first = _first_refused(bench, report.table, opened[report.table])
+            said.append(
+                f"{bad:,} of {report.read:,} rows of {report.table} do not fit ({why}; the first "
+                f"is {first})"
+            )
+    if not said:
+        return
+    bench.warehouse.rollback()
+    for table, files in opened.items():
+        _forget(bench, table, files)
+        _quarantine(bench, delivery, table, files, refused=True)
+    bench.warehouse.commit()
+    raise Refused(
+        f"{'; '.join(said)}. That is more than the {most:.1%} that the source "
+        f"{delivery.source.name!r} allows, so nothing was loaded. `tierhouse quarantine list` "
+        f"tells where they are. Mend the files or the mapping, or raise max_quarantined_share in "
+        f"{delivery.source.folder / 'source.yml'}."
+    )
+
+
+def _first_refused(bench: Bench, table: str, files: Sequence[Rows]) -> str:
+    source_row, reason, column = bench.duck.execute(
+        f"select source_row, reason, column_name from ({mapping.bad_rows(table)}) "
+        "order by source_row limit 1"
+    ).fetchall()[0]
+    names = {rows.file.file_id: rows.file.path.name for rows in files}
+    where = f"{names[source_row >> mapping.FILE_SHIFT]} row {source_row & mapping.ROW_NUMBER}"
+    return f"{where}: {reason} in {column}" if column else f"{where}: {reason}"
+
+
+def _forget(bench: Bench, table: str, files: Sequence[Rows]) -> None:
+    """Take out of quarantine what earlier tries of the files left there."""
+    for rows in files:
+        bench.do(
+            "delete from quarantine.rows where file_hash = $1 and table_name = $2 "
+            "and (file_id is null or file_id = $3)",
+            rows.file.hash, table, rows.file.file_id,
+        )  # fmt: skip
+
+
+def _quarantine(
+    bench: Bench,
+    delivery: Delivery,
+    table: str,
+    files: Sequence[Rows],
+    refused: bool = False,
+) -> None:
+    """Put every refused row of the files into quarantine."""
+    bad = dict(mapping.count_by_file(bench.duck, mapping.bad_rows(table)))
+    for rows in files:
+        file_id = None if refused else rows.file.file_id
+        if rows.file.file_id not in bad:
+            continue
+        bench.ingest(mapping.refused_rows(delivery.source, table, rows), "refused")
+        bench.do(
+            "insert into quarantine.rows (run_id, source, file_id, file_name, file_hash, "
+            "table_name, source_row, reason, column_name, raw_row) "
+            f"select $1, $2, {'null' if refused else file_id}, $3, $4, $5, source_row, reason, "
+            "column_name, raw_row::jsonb from pg_temp.refused",
+            delivery.run_id, delivery.source.name, rows.file.path.name, rows.file.hash, table,
+        )  # fmt: skip
+
+
+def notices(source: Source, opened: Mapping[str, Sequence[Rows]]) -> list[str]:
+    unread = {
+        rows.file.path.name: unused_columns(rows, [*source.tables.values()])
+        for files in opened.values()
+        for rows in files
+    }
+    return [
+        f"{name}: not read: {', '.join(columns)}" for name, columns in unread.items() if columns
+    ]
+
+
+def _same_file(path: Path, file_hash: str, file_id: int) -> DataFile:
+    if not path.is_file() or _hash(path) != file_hash:
+        raise Refused(
+            f"{path} is no longer there, or not the file that was loaded. Its rows in quarantine "
+            f"are mapped again from the file itself: put it back."
         )
-    return Path(package.origin).parent / source.package_folder
+    return DataFile(path, file_hash, file_id)
 
 
-def _refuse_other_shop(cursor: dbapi.Cursor, source: Source) -> None:
-    cursor.execute("select min(source) from ops.load_ledger where source <> $1", (source.name,))
-    other = cursor.fetchall()[0][0]
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()
+
+
+def _refuse_other_shop(bench: Bench, source: Source) -> None:
+    other = bench.ask("select min(source) from ops.files where source <> $1", source.name)[0][0]
     if other is not None:
         raise TierhouseError(
             f"This warehouse holds the shop {other!r}. Customers and currencies of two shops do "
             f"not mix: set TIERHOUSE_HOME to a directory for {source.name!r} and load it there."
         )
-
-
-def _one(duck: duckdb.DuckDBPyConnection, query: str) -> int:
-    return duck.execute(query).fetchall()[0][0]

@@ -19,55 +19,88 @@ create schema if not exists features;
 create schema if not exists scores;
 create schema if not exists analytics;
 
-create table if not exists raw.order_lines (
-    source text not null,
-    order_id text not null,
-    line_number integer not null,
-    customer_id text not null,
-    ordered_at timestamp not null,
-    product_id text,
-    quantity numeric(14, 3) not null,
-    unit_price numeric(18, 6) not null,
-    discount_amount numeric(18, 6) not null,
-    currency text not null,
-    channel text,
-    file_hash text not null,
-    source_row bigint not null,
-    primary key (source, order_id, line_number)
-);
-
-create table if not exists raw.products (
-    source text not null,
-    product_id text not null,
-    product_name text,
-    category text,
-    subcategory text,
-    brand text,
-    unit_cost numeric(14, 4),
-    file_hash text not null,
-    source_row bigint not null,
-    primary key (source, product_id)
-);
-
--- One row per file and table: where every row went. rows_read is the sum of the four that follow.
--- rows_duplicate: repeats (same key and content as another row; a product's key), or merged or left
--- out by the mapping.
-create table if not exists ops.load_ledger (
-    source text not null,
-    file_hash text not null,
+-- The tables of raw are made from warehouse/contract.py. Older contents of rows that a newer
+-- delivery corrected: key is a JSON array.
+create table if not exists raw.superseded (
     table_name text not null,
+    key text not null,
+    content_hash bigint not null,
+    delivered_at timestamp not null,
+    file_id integer not null,
+    source_row integer not null,
+    row jsonb not null,
+    primary key (table_name, key, content_hash)
+);
+
+create table if not exists pii.customers (
+    customer_id text primary key,
+    email text,
+    phone text,
+    full_name text,
+    delivered_at timestamp not null
+);
+
+-- Whose pseudonym is whose: the shop's own identifier of every customer that came.
+create table if not exists pii.customer_ids (
+    customer_id text primary key,
+    source_customer_id text not null
+);
+
+-- Which key made the pseudonyms, so that no other key is mixed in.
+create table if not exists pii.key_fingerprint (
+    only_row boolean primary key default true check (only_row),
+    fingerprint text not null
+);
+
+-- One row per file and delivery. delivered_at: the delivery's day, or the time of the load.
+create table if not exists ops.files (
+    file_id integer generated always as identity primary key,
+    source text not null,
+    file_hash text not null,
     file_name text not null,
+    path text not null,
+    delivered_at timestamp not null,
+    run_id text not null,
     loaded_at timestamptz not null default now(),
+    unique (source, file_hash, delivered_at)
+);
+
+-- Where every row of a file went, by table. Of the accepted, rows_corrected met their key with
+-- other content; one of the two is in raw.superseded. rows_duplicate: repeats, and rows that the
+-- mapping merged or left out.
+create table if not exists ops.load_ledger (
+    file_id integer not null references ops.files,
+    table_name text not null,
     rows_read bigint not null,
     rows_accepted bigint not null,
+    rows_corrected bigint not null,
     rows_duplicate bigint not null,
     rows_anonymous bigint not null,
     rows_quarantined bigint not null,
-    primary key (source, file_hash, table_name),
+    primary key (file_id, table_name),
     constraint every_row_is_accounted_for check (
         rows_read = rows_accepted + rows_duplicate + rows_anonymous + rows_quarantined
+        and least(rows_accepted, rows_duplicate, rows_anonymous, rows_quarantined) >= 0
     )
 );
+
+-- Every refused row. raw_row is what the file says, without personal columns and with customers
+-- by pseudonym. file_id is null when the whole load was refused.
+create table if not exists quarantine.rows (
+    quarantined_at timestamptz not null default now(),
+    run_id text not null,
+    source text not null,
+    file_id integer references ops.files,
+    file_name text not null,
+    file_hash text not null,
+    table_name text not null,
+    source_row integer not null,
+    reason text not null,
+    column_name text,
+    raw_row jsonb
+);
+
+create index if not exists rows_by_file on quarantine.rows (file_hash, table_name);
 
 create table if not exists ops.gate_results (
     checked_at timestamptz not null default now(),

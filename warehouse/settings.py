@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TIERHOUSE_", env_ignore_empty=True, frozen=True)
 
     home: Path = PROJECT / ".tierhouse"
+    landing: Path | None = None
     warehouse_url: SecretStr | None = None
     warehouse_port: int | None = Field(default=None, ge=1, le=65535)
     airflow_port: int = Field(default=8080, ge=1, le=65535)
@@ -45,11 +46,11 @@ class Settings(BaseSettings):
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
     dag_run: str | None = None
 
-    @field_validator("home", "tier_policy")
+    @field_validator("home", "landing", "tier_policy")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
+    def _absolute(cls, path: Path | None) -> Path | None:
         try:
-            return path.expanduser().absolute()
+            return path and path.expanduser().absolute()
         except RuntimeError:
             raise ValueError("the home directory of that user is not known") from None
 
@@ -64,9 +65,18 @@ class Settings(BaseSettings):
         TypeAdapter(PostgresDsn).validate_python(address)
         return SecretStr(address)
 
+    @property
+    def landing_folder(self) -> Path:
+        """Where deliveries arrive, as `<source>/<day>/`: TIERHOUSE_LANDING, or in the home."""
+        return self.landing or self.home / "landing"
+
+    def secret_file(self, name: str) -> Path:
+        """Where the secret of this name is kept."""
+        return self.home / "secrets" / name
+
     def secret(self, name: str) -> str:
         """The installation's secret of this name, generated once into `home/secrets` (mode 600)."""
-        path = self.home / "secrets" / name
+        path = self.secret_file(name)
         try:
             return path.read_text()
         except FileNotFoundError:

@@ -13,9 +13,9 @@ SCHEMAS = ("raw", "features", "scores")
 
 TABLES = """
 create table raw.order_lines (
-    source text, order_id text, line_number integer, customer_id text, ordered_at timestamp,
-    product_id text, quantity numeric(14, 3), unit_price numeric(18, 6),
-    discount_amount numeric(18, 6), source_row bigint
+    order_id text, line_number bigint, customer_id text, ordered_at timestamp, product_id text,
+    quantity numeric(14, 3), unit_price numeric(18, 6),
+    discount_amount numeric(18, 6), source_row integer
 );
 create table features.customer_features (
     customer_id text, as_of_date date, recency_days integer, frequency_orders integer,
@@ -96,7 +96,7 @@ def open_shop(connection: psycopg.Connection, lines: Iterator[tuple]) -> None:
         connection.execute(TABLES)
         with connection.cursor().copy("copy raw.order_lines from stdin") as copy:
             for row, line in enumerate(lines):
-                copy.write_row((*line, 0, row))
+                copy.write_row((*line, row))
         connection.execute(DERIVED)
 
 
@@ -109,19 +109,22 @@ def grocery_lines() -> Iterator[tuple]:
             for line, price in enumerate(rng.lognormal(1, 0.5, 3)):
                 product = f"p{rng.integers(90)}"
                 yield (
-                    "shop",
                     f"{customer}-{visit}",
                     line,
                     f"household-{customer}",
                     at,
                     product,
                     1,
-                    (round(price, 2)),
+                    round(price, 2),
+                    0,
                 )
 
 
 def gift_wholesale_lines() -> Iterator[tuple]:
-    """200 buyers, some very large, a few dear orders a year, returns, closed over Christmas."""
+    """200 buyers, some very large, a few dear orders a year, returns, closed over Christmas.
+
+    It gives no discounts.
+    """
     rng = np.random.default_rng(2)
     for customer, size in enumerate(rng.lognormal(3, 1.2, 200)):
         for visit in range(1 + rng.poisson(5)):
@@ -131,12 +134,12 @@ def gift_wholesale_lines() -> Iterator[tuple]:
                 quantity = -1 if rng.random() < 0.03 else 1 + int(rng.poisson(size))
                 product = None if line == 7 else f"g{rng.integers(400)}"
                 yield (
-                    "shop",
                     f"{customer}-{visit}",
                     line,
                     f"buyer-{customer}",
                     at,
                     product,
                     quantity,
-                    (round(price, 2)),
+                    round(price, 2),
+                    None,
                 )

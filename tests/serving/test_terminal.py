@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ml.baselines import BASELINES
 from serving import terminal
-from warehouse.loading import Loaded
+from warehouse.loading import Report, TableReport
 
 TRICKY = [
     None, "", "plain", 'say "hi"', "a,b", "two\nlines", "[bold]tag[/bold]", "[/end]", "naïve ☕",
@@ -91,18 +91,31 @@ def test_a_table_shows_what_is_in_a_cell_and_reads_nothing_into_it():
     assert "None" not in shown(terminal.result(["a"], [[None]]))
 
 
-def test_a_load_adds_up_the_new_files_of_a_table_and_names_those_loaded_before():
-    report = [
-        Loaded("order_lines", "a.csv", 1_000_000, 999_000, 900, 100, 0),
-        Loaded("order_lines", "b.csv", 234_567, 234_567, 0, 0, 0),
-        Loaded("order_lines", "[/old].csv", 5, 5, 0, 0, 0, already_loaded=True),
-        Loaded("products", "[/old].csv", 7, 7, 0, 0, 0, already_loaded=True),
-    ]
+def test_a_load_says_where_every_row_went_why_rows_were_refused_and_what_it_left_alone():
+    report = Report(
+        [
+            TableReport("order_lines", 2, 1_234_567, 1_233_067, 40, 900, 100,
+                        {"orphan_product": 498, "missing_key": 2}),
+            TableReport("campaign_contacts", 1, 7, 7, 0, 0, 0, {}),
+        ],
+        ["[/old].csv"],
+        ["[/new].csv: not read: [bold]colour[/bold]"],
+    )  # fmt: skip
     text = shown(terminal.loaded(report))
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()[:1]}
-    assert rows["order_lines"] == ["2", "1,234,567", "1,233,567", "900", "100"]
-    assert rows["products"] == ["0", "0", "0", "0", "0"]
-    assert text.count("[/old].csv") == 1  # whatever a file is called
+    assert rows["order_lines"] == ["1,234,567", "1,233,067", "40", "900", "100", "500"]
+    assert rows["campaign_contacts"] == ["7", "7", "0", "0", "0", "0"]
+    assert "order_lines: 498 orphan_product" in text
+    assert "order_lines: 2 missing_key" in text
+    # Whatever files and their columns are called.
+    assert "[/new].csv: not read: [bold]colour[/bold]" in text
+    assert text.count("[/old].csv") == 1
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_load_of_nothing_new_shows_no_empty_table():
+    text = shown(terminal.loaded(Report([], ["a.csv", "b.csv"], [])))
+    assert text == "Loaded before, so left alone: a.csv, b.csv.\n"
 
 
 def scores(**changed: float | None) -> dict[str, float | None]:

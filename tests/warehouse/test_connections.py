@@ -16,8 +16,12 @@ CATALOG = """
 select 'namespace', nspname, xmin::text, obj_description(oid) from pg_namespace
 union all
 select 'relation', oid::regclass::text, xmin::text, relacl::text from pg_class
-where relnamespace::regnamespace::text in ('raw', 'ops', 'scores', 'analytics')
+where relnamespace::regnamespace::text in ('raw', 'quarantine', 'pii', 'ops', 'scores', 'analytics')
 order by 1, 2
+"""
+PRODUCT = """
+insert into raw.products (product_id, content_hash, file_id, source_row, delivered_at)
+values ('p1', 0, 1, 2, '2026-01-01')
 """
 
 
@@ -33,11 +37,11 @@ def own(tmp_path_factory):
 def own_urls(own) -> Urls:
     urls = open_warehouse(own)
     with connect(urls.warehouse) as connection:
-        connection.execute("create table pii.customers as select 'Ada' as full_name")
         connection.execute(
-            "insert into raw.products (source, product_id, file_hash, source_row) "
-            "values ('s', 'p1', 'f', 0)"
+            "insert into pii.customers (customer_id, full_name, delivered_at) "
+            "values ('c1', 'Ada', '2026-01-01')"
         )
+        connection.execute(PRODUCT)
         grant(connection)  # as after every build
     return urls
 
@@ -80,7 +84,10 @@ def test_a_reader_gets_the_rows_and_the_names_of_the_columns(own_urls):
         "comment on schema analytics is 'mine'",
         "select * from raw.products",
         "select * from raw.order_lines",
+        "select * from raw.superseded",
+        "select * from quarantine.rows",
         "select * from pii.customers",
+        "select * from pii.customer_ids",
         "copy raw.products to stdout",
         "copy (select 1) to stdout",
         "copy (select 1) to '/tmp/mine'",
@@ -175,8 +182,7 @@ def test_schemas_are_made_once(settings, urls):
 
 def test_schemas_of_an_older_tierhouse_are_brought_up_to_date_and_keep_their_rows(settings, urls):
     with psycopg.connect(urls.warehouse, autocommit=True) as connection:
-        connection.execute("insert into raw.products (source, product_id, file_hash, source_row) "
-                           "values ('s', 'p1', 'f', 0)")  # fmt: skip
+        connection.execute(PRODUCT)
         connection.execute("drop view analytics.model_scoreboard")
         connection.execute("comment on schema ops is 'Tierhouse of old'")
         open_warehouse(settings)

@@ -6,7 +6,6 @@ orders as (
         customer_id,
         order_date,
         ordered_at,
-        source,
         order_id,
         is_return,
         order_total,
@@ -33,7 +32,7 @@ ranked as (
         lines,
         row_number() over (
             partition by customer_id, order_date, is_order
-            order by ordered_at desc, source desc, order_id desc
+            order by ordered_at desc, order_id desc
         ) as place_from_last
     from orders
 

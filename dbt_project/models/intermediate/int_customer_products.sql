@@ -3,7 +3,6 @@ with
 order_lines as (
 
     select
-        source,
         customer_id,
         product_id,
         order_date
@@ -15,7 +14,6 @@ order_lines as (
 products as (
 
     select
-        source,
         product_id,
         category
     from {{ ref('stg_products') }}
@@ -25,28 +23,24 @@ products as (
 first_orders as (
 
     select
-        source,
         customer_id,
         product_id,
         min(order_date) as first_ordered_on
     from order_lines
-    group by source, customer_id, product_id
+    group by customer_id, product_id
 
 ),
 
 customer_products as (
 
     select
-        first_orders.source,
         first_orders.customer_id,
         first_orders.product_id,
         products.category,
         first_orders.first_ordered_on
     from first_orders
     left join products
-        on
-            first_orders.source = products.source
-            and first_orders.product_id = products.product_id
+        on first_orders.product_id = products.product_id
 
 )
 

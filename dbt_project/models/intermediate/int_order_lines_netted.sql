@@ -3,7 +3,6 @@ with
 order_lines as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,
@@ -18,11 +17,11 @@ order_lines as (
 ),
 
 -- Few days and products see a return. Finding these first keeps the windows
--- below off the great majority of the lines.
+-- below off the great majority of the lines. Lines without a product are money
+-- (postage, fees): they meet each other only, at the same price.
 returned as (
 
     select
-        source,
         customer_id,
         order_date,
         coalesce(product_id, '') as product_key,
@@ -31,7 +30,6 @@ returned as (
     from {{ ref('stg_order_lines') }}
     where quantity < 0
     group by
-        source,
         customer_id,
         order_date,
         coalesce(product_id, ''),
@@ -43,7 +41,6 @@ returned as (
 met as (
 
     select
-        stg_order_lines.source,
         stg_order_lines.order_id,
         stg_order_lines.line_number,
         stg_order_lines.customer_id,
@@ -58,8 +55,7 @@ met as (
     from {{ ref('stg_order_lines') }} as stg_order_lines
     inner join returned
         on
-            stg_order_lines.source = returned.source
-            and stg_order_lines.customer_id = returned.customer_id
+            stg_order_lines.customer_id = returned.customer_id
             and stg_order_lines.order_date = returned.order_date
             and coalesce(stg_order_lines.product_id, '') = returned.product_key
             and stg_order_lines.unit_price = returned.unit_price
@@ -70,7 +66,6 @@ met as (
 queued as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,
@@ -83,17 +78,17 @@ queued as (
         units_returned,
         sum(case when is_return then 0 else quantity end) over (
             partition by
-                source, customer_id, order_date, product_key, unit_price
+                customer_id, order_date, product_key, unit_price
         ) as units_purchased,
         row_number() over (
             partition by
-                source, customer_id, order_date, product_key, unit_price,
+                customer_id, order_date, product_key, unit_price,
                 is_return
             order by ordered_at, order_id, line_number
         ) as place,
         sum(abs(quantity)) over (
             partition by
-                source, customer_id, order_date, product_key, unit_price,
+                customer_id, order_date, product_key, unit_price,
                 is_return
             order by ordered_at, order_id, line_number
             rows between unbounded preceding and current row
@@ -105,7 +100,6 @@ queued as (
 matched as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,
@@ -131,7 +125,6 @@ matched as (
 given_back as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,
@@ -154,7 +147,6 @@ given_back as (
 moved as (
 
     select
-        source,
         order_id,
         line_number,
         units_moved,
@@ -163,7 +155,6 @@ moved as (
                 then
                     -sum(discount_moved) over (
                         partition by
-                            source,
                             customer_id,
                             order_date,
                             product_key,
@@ -178,7 +169,6 @@ moved as (
 remaining as (
 
     select
-        order_lines.source,
         order_lines.order_id,
         order_lines.line_number,
         order_lines.customer_id,
@@ -193,8 +183,7 @@ remaining as (
     from order_lines
     left join moved
         on
-            order_lines.source = moved.source
-            and order_lines.order_id = moved.order_id
+            order_lines.order_id = moved.order_id
             and order_lines.line_number = moved.line_number
 
 ),
@@ -202,7 +191,6 @@ remaining as (
 netted as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,

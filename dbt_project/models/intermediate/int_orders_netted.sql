@@ -3,7 +3,6 @@ with
 order_lines as (
 
     select
-        source,
         order_id,
         customer_id,
         ordered_at,
@@ -22,7 +21,6 @@ order_lines as (
 orders as (
 
     select
-        source,
         customer_id,
         order_id,
         order_date,
@@ -34,7 +32,7 @@ orders as (
         cast(sum(units) as numeric(18, 3)) as units,
         cast(count(*) as integer) as lines
     from order_lines
-    group by source, customer_id, order_id, order_date, is_return
+    group by customer_id, order_id, order_date, is_return
 
 )
 

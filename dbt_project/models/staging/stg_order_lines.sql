@@ -3,7 +3,6 @@ with
 order_lines as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,
@@ -21,7 +20,6 @@ order_lines as (
 renamed as (
 
     select
-        source,
         order_id,
         line_number,
         customer_id,

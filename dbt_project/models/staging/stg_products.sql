@@ -3,7 +3,6 @@ with
 products as (
 
     select
-        source,
         product_id,
         product_name,
         category,

@@ -4,6 +4,5 @@ select
     department as category,
     product_category as subcategory,
     brand,
-    null as unit_cost,
     source_row
 from file

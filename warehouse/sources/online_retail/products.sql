@@ -1,11 +1,9 @@
 -- Stock codes differ by case and carry many spellings of a name: the latest one stands.
 select
-    upper(trim(cast(stock_code as varchar))) as product_id,
-    arg_max(trim(cast(description as varchar)), invoice_date) as product_name,
-    null as category,
-    null as subcategory,
-    null as brand,
-    null as unit_cost,
+    upper(stock_code) as product_id,
+    arg_max(description, row(invoice_date, source_row))
+        filter (where description is not null) as product_name,
     min(source_row) as source_row
 from file
-group by upper(trim(cast(stock_code as varchar)))
+where stock_code is not null
+group by upper(stock_code)

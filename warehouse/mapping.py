@@ -1,0 +1,526 @@
+"""Rows of the shop's files, mapped to a table of the contract and checked one by one.
+
+Every row of every file ends in one place. `rejected` takes those whose values do not fit the
+types that source.yml declares: the mapping never sees them. `checked_<table>` holds what the
+mapping made, with `outcome`: null for a row that may land, 'anonymous', 'duplicate', or the
+reason for quarantine. What the mapping merged or left out is the rest.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import duckdb
+
+from warehouse.contract import EVENT_TYPES, TABLES, Table
+from warehouse.reading import Rows
+from warehouse.settings import TierhouseError
+from warehouse.source import REFERENCES, FileColumn, Source
+
+EARLIEST = "1990-01-01"
+LONGEST = {"body": 100_000}  # characters; 1,000 for other texts
+LONGEST_KEY = 200
+# Outcomes of rows that neither land nor are quarantined.
+SET_ASIDE = ("anonymous", "duplicate", "superseded")
+FILE_SHIFT = 40  # source_row in the view `file` is file_id << 40 | row_number
+ROW_NUMBER = (1 << FILE_SHIFT) - 1
+NUMBER = "decimal(18, 6)"
+CONTROL = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F"  # all but tab and line ends
+REPLACED = r"\x{FFFD}"  # stands where bytes were no text
+DUCKDB_TYPES = {
+    "text": "varchar", "personal": "varchar", "customer": "uuid",
+    "number": NUMBER, "time": "timestamp", "date": "date",
+}  # fmt: skip
+
+
+@contextmanager
+def workbench(scratch: Path, source: Source) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB that spills into `scratch`, in the source's time zone, with what mappings use."""
+    with duckdb.connect() as duck:
+        # In memory, and past the limit in scratch: a database file costs twice the time.
+        duck.execute(f"set temp_directory = '{scratch}'; set memory_limit = '1GB'")
+        duck.execute(f"set timezone = '{source.timezone}'")
+        duck.execute(
+            "create macro line_key(line) as "
+            "cast(md5_number_lower(cast(line as varchar)) >> 1 as bigint)"
+        )
+        duck.execute(
+            "create table rejected (table_name varchar, source_row bigint, reason varchar, "
+            "column_name varchar)"
+        )
+        yield duck
+
+
+def clear(duck: duckdb.DuckDBPyConnection) -> None:
+    """Forget every file, so that the bench is as new."""
+    for name, kind in duck.execute(
+        "select view_name, 'view' from duckdb_views() where not internal union all "
+        "select table_name, 'table' from duckdb_tables() where table_name <> 'rejected'"
+    ).fetchall():
+        duck.execute(f"drop {kind} {_quote(name)}")
+    duck.execute("delete from rejected")
+
+
+def identify(
+    duck: duckdb.DuckDBPyConnection, source: Source, files: Mapping[str, Sequence[Rows]], key: bytes
+) -> None:
+    """Make the table `people`: every customer of the files, as written there, and the pseudonym.
+
+    The pseudonym is HMAC-SHA-256 (RFC 2104) under `key`, cut to 128 bits. The type uuid tells it
+    from the shop's own identifiers, so that no mapping can let one through by mistake.
+    """
+    found = {
+        f"select cast({_quote(header)} as varchar) as written, "
+        f"{_identifier(header, rows.columns[header])} as source_customer_id "
+        f"from (select distinct {_quote(header)} from {rows.relation})"
+        for table, opened in files.items()
+        for rows in opened
+        for column in source.tables[table].columns.values()
+        if column.type == "customer" and (header := rows.header(column)) is not None
+    }
+    nobody = "select null::varchar as written, null::varchar as source_customer_id"
+    union = " union ".join(sorted(found)) or nobody
+    key = key if len(key) <= 64 else sha256(key).digest()
+    inner, outer = (bytes(b ^ pad for b in key.ljust(64, b"\0")) for pad in (0x36, 0x5C))
+    duck.execute(
+        "create table people as select written, source_customer_id, "
+        "cast(substr(sha256($outer::blob || unhex(sha256($inner::blob || "
+        "encode(source_customer_id)))), 1, 32) as uuid) as pseudonym "
+        f"from ({union}) where source_customer_id is not null",
+        {"inner": inner, "outer": outer},
+    )
+
+
+def check(
+    duck: duckdb.DuckDBPyConnection,
+    source: Source,
+    table: str,
+    files: Sequence[Rows],
+    delivered_at: datetime,
+) -> None:
+    """Make `checked_<table>` and fill `rejected`, for the rows of `files`.
+
+    Tables are checked in the order of the contract; `known_<table>`, where there is one, has the
+    keys that landed before.
+    Raises TierhouseError: the SELECT does not run, lacks a column, or gives a row twice.
+    """
+    for rows in files:
+        _reject(duck, source, table, rows)
+    columns = source.tables[table].columns
+    typed = ", ".join(_declared(name, column) for name, column in columns.items())
+    joined = " ".join(
+        f"left join people as {name}_people on {name}_people.written = taken.{name}"
+        for name, column in columns.items()
+        if column.type == "customer"
+    )
+    union = " union all ".join(_taken(source, table, rows) for rows in files)
+    duck.execute(
+        f"create or replace view file as select {typed}, file_name, sheet, source_row "
+        f"from ({union}) as taken {joined} where source_row not in "
+        f"(select source_row from rejected where table_name = '{table}')"
+    )
+    _map(duck, source, table, delivered_at)
+    _refuse_rows_out_of_nowhere(duck, source, table, files)
+    for column in source.tables[table].references:
+        _find_orphans(duck, table, column)
+    _find_repeats(duck, source, table)
+
+
+def outcomes(duck: duckdb.DuckDBPyConnection, table: str) -> dict[int, Counter[str | None]]:
+    """file_id -> outcome -> rows, None for those that may land. What is merged is in none."""
+    counted: dict[int, Counter[str | None]] = {}
+    for file_id, outcome, rows in duck.execute(
+        f"select source_row >> {FILE_SHIFT}, outcome, count(*) from "
+        f"(select source_row, outcome from checked_{table} union all "
+        f"select source_row, reason from rejected where table_name = '{table}') group by all"
+    ).fetchall():
+        counted.setdefault(file_id, Counter())[outcome] = rows
+    return counted
+
+
+def bad_rows(table: str) -> str:
+    """The query for the rows that go to quarantine: source_row, reason, column_name."""
+    return (
+        f"select source_row, outcome as reason, outcome_column as column_name "
+        f"from checked_{table} where outcome not in {SET_ASIDE} union all "
+        f"select source_row, reason, column_name from rejected where table_name = '{table}'"
+    )
+
+
+def count_by_file(duck: duckdb.DuckDBPyConnection, query: str) -> list[tuple[int, int]]:
+    """file_id and number of rows, of a query that gives source_row."""
+    return duck.execute(
+        f"select source_row >> {FILE_SHIFT}, count(*) from ({query}) group by all"
+    ).fetchall()
+
+
+def refused_rows(source: Source, table: str, rows: Rows) -> str:
+    """The query for a file's rows that go to quarantine, with what the file says as JSON.
+
+    Columns that are personal are left out, and customers stand by their pseudonyms.
+    """
+    shown, joined = [], []
+    for name, column in source.tables[table].columns.items():
+        header = rows.header(column)
+        if header is None or column.type == "personal":
+            continue
+        value = f"replace(cast(rows.{_quote(header)} as varchar), chr(0), '\u2400')"
+        if column.type == "customer":
+            joined.append(
+                f"left join people as {name}_people "
+                f"on {name}_people.written = cast(rows.{_quote(header)} as varchar)"
+            )
+            value = f"replace(cast({name}_people.pseudonym as varchar), '-', '')"
+        shown.append(f"{_quote(header)} := {value}")
+    return (
+        f"select bad.source_row & {ROW_NUMBER} as source_row, bad.reason, "
+        f"bad.column_name, cast(to_json(struct_pack({', '.join(shown)})) as varchar) as raw_row "
+        f"from ({bad_rows(table)}) as bad "
+        f"left join {rows.relation} as rows "
+        f"on rows.row_number = bad.source_row & {ROW_NUMBER} {' '.join(joined)} "
+        f"where bad.source_row >> {FILE_SHIFT} = {rows.file.file_id}"
+    )
+
+
+def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: Rows) -> None:
+    """Note the rows with a value that does not fit its declared type."""
+    shift = rows.file.file_id << FILE_SHIFT
+    if rows.malformed:
+        duck.executemany(
+            "insert into rejected values (?, ?, 'malformed_row', null)",
+            [(table, shift | number) for number in rows.malformed],
+        )
+    problems: list[tuple[str, str, str]] = []  # condition, reason, column
+    texts: dict[str, str] = {}
+    for name, column in source.tables[table].columns.items():
+        header = rows.header(column)
+        if header is None:
+            continue
+        raw, found = _quote(header), rows.columns[header]
+        value = _typed(header, found, column, source.timezone)
+        if column.type == "number":
+            problems.append(
+                (
+                    f"{value} is null and {_text(raw)} is not null",
+                    f"if(try_cast({_text(raw)} as double) is null, "
+                    "'unparsable_number', 'impossible_number')",
+                    name,
+                )
+            )
+        elif column.type in ("time", "date") and found == "VARCHAR":
+            problems.append(
+                (f"{value} is null and {_text(raw)} is not null", "'unparsable_time'", name)
+            )
+        elif found == "VARCHAR":
+            texts[name] = raw
+    if texts:
+        odd = f"regexp_matches(concat({', '.join(texts.values())}), '[{CONTROL}{REPLACED}]')"
+        first = " ".join(
+            f"when regexp_matches({raw}, '[{CONTROL}{REPLACED}]') then '{name}'"
+            for name, raw in texts.items()
+        )
+        unread = f"regexp_matches(concat({', '.join(texts.values())}), '[{REPLACED}]')"
+        problems.append((odd, f"if({unread}, 'invalid_encoding', 'control_characters')", first))
+    if not problems:
+        return
+    reason = " ".join(f"when {condition} then {why}" for condition, why, _ in problems)
+    column_name = " ".join(
+        f"when {condition} then {_case(column)}" for condition, _, column in problems
+    )
+    duck.execute(
+        f"insert into rejected select '{table}', {shift} | row_number, reason, column_name from "
+        f"(select row_number, case {reason} end as reason, case {column_name} end as column_name "
+        f"from {rows.relation}) where reason is not null"
+    )
+
+
+def _map(
+    duck: duckdb.DuckDBPyConnection, source: Source, table: str, delivered_at: datetime
+) -> None:
+    contract = TABLES[table]
+    where = source.folder / f"{table}.sql"
+    try:
+        duck.execute(
+            f"create or replace view draft as {source.selects[table].rstrip().rstrip(';')}"
+        )
+        found = {name: kind for name, kind, *_ in duck.execute("describe draft").fetchall()}
+        _refuse_other_columns(source, contract, found)
+        typed = ", ".join(
+            f"{_contracted(source, contract, name, found)} as {name}" for name in contract.columns
+        )
+        lost = [
+            f"{_contracted(source, contract, name, found)} is null and {name} is not null "
+            f"as lost_{name}"
+            for name in _castable(contract, found)
+        ]
+        reasons = _reasons(source, contract, found, delivered_at)
+        outcome = " ".join(f"when {condition} then '{reason}'" for condition, reason, _ in reasons)
+        column = " ".join(
+            f"when {condition} then {_literal(name)}" for condition, _, name in reasons
+        )
+        content = ", ".join(name for name in contract.landed if name not in contract.key)
+        duck.execute(
+            f"create table checked_{table} as select {', '.join(contract.columns)}, source_row, "
+            f"cast(hash({content}) >> 1 as bigint) as content_hash, "
+            f"case {outcome} end as outcome, case {column} end as outcome_column "
+            f"from (select {', '.join([typed, *lost])}, source_row from draft "
+            f"{_left_out(source, table)})"
+        )
+    except duckdb.Error as error:
+        # A value in the message may be a customer's name.
+        said = re.sub("'[^']*'", "'…'", " ".join(str(error).split()))[:300]
+        raise TierhouseError(
+            f"{where} fails: {said} Nothing was loaded. Correct the SELECT; `tierhouse sources "
+            f"check` tries it without loading."
+        ) from None
+
+
+def _left_out(source: Source, table: str) -> str:
+    if table != "products" or not source.not_products:
+        return ""
+    return f"where product_id is null or {_text('product_id')} not in ({_codes(source)})"
+
+
+def _codes(source: Source) -> str:
+    return ", ".join(_literal(code) for code in source.not_products)
+
+
+def _refuse_other_columns(source: Source, contract: Table, found: Mapping[str, str]) -> None:
+    where = source.folder / f"{contract.name}.sql"
+    needed = [name for name in contract.columns if contract.is_required(name)]
+    lacking = [name for name in needed if name not in found and name != "currency"]
+    if "source_row" not in found:
+        lacking.append("source_row")
+    if lacking:
+        raise TierhouseError(
+            f"{where} does not give {', '.join(lacking)}, which {contract.name} must have. "
+            f"Nothing was loaded. Add it to the SELECT."
+        )
+    unknown = [name for name in found if name not in (*contract.columns, "source_row")]
+    if unknown:
+        raise TierhouseError(
+            f"{where} gives {', '.join(unknown)}, which {contract.name} does not have; its columns "
+            f"are {', '.join(contract.columns)}. Nothing was loaded. Correct the SELECT."
+        )
+    if found.get("customer_id", "UUID") != "UUID":
+        raise TierhouseError(
+            f"{where} gives a customer_id that is no pseudonym. Nothing was loaded. Take it from a "
+            f"column whose type in {source.folder / 'source.yml'} is customer, as it is."
+        )
+
+
+def _contracted(source: Source, contract: Table, name: str, found: Mapping[str, str]) -> str:
+    """The value of a contract column, in its type, from the mapping's draft."""
+    kind = contract.kind(name)
+    if name == "currency":
+        given = f"upper({_text(name)})" if name in found else "null"
+        return f"coalesce({given}, '{source.currency}')"
+    if name not in found:
+        return f"cast(null as {kind})"
+    if name == "customer_id":
+        return "replace(cast(customer_id as varchar), '-', '')"
+    if kind == "text":
+        value = _text(name)
+        if name == "product_id" and source.not_products:
+            return f"if({value} in ({_codes(source)}), null, {value})"
+        return value
+    if name in ("unit_price", "discount_amount") and source.rates and "currency" in found:
+        rates = " ".join(
+            f"when '{currency}' then cast({rate} as decimal(20, 8))"
+            for currency, rate in source.rates.items()
+        )
+        rate = f"case upper({_text('currency')}) {rates} else 1 end"
+        return f"try_cast(try_cast({name} as {NUMBER}) * {rate} as {kind})"
+    return f"try_cast({name} as {kind})"
+
+
+def _castable(contract: Table, found: Mapping[str, str]) -> list[str]:
+    """The columns whose value may be lost when it is cast to the contract's type."""
+    return [
+        name
+        for name in contract.columns
+        if name in found and contract.kind(name) != "text" and name != "currency"
+        and found[name].lower().replace(" ", "") != contract.kind(name).replace(" ", "")
+    ]  # fmt: skip
+
+
+def _reasons(
+    source: Source, contract: Table, found: Mapping[str, str], delivered_at: datetime
+) -> list[tuple[str, str, str]]:
+    """Condition, outcome and column, the first that holds counts."""
+    reasons: list[tuple[str, str, str]] = []
+    if "customer_id" in contract.columns and "customer_id" not in contract.key:
+        reasons.append(("customer_id is null", "anonymous", "customer_id"))
+    for name in _castable(contract, found):
+        is_time = contract.kind(name) in ("timestamp", "date")
+        reasons.append(
+            (f"lost_{name}", "unparsable_time" if is_time else "impossible_number", name)
+        )
+    reasons += [(f"{name} is null", "missing_key", name) for name in contract.key]
+    reasons += [
+        (f"{name} is null", "missing_value", name)
+        for name in contract.columns
+        if contract.is_required(name) and name not in contract.key
+    ]
+    for name in contract.columns:
+        if contract.kind(name) in ("timestamp", "date"):
+            absurd = f"not isfinite({name}) or {name} < timestamp '{EARLIEST}'"
+            reasons.append((absurd, "absurd_time", name))
+        if contract.kind(name) == "timestamp":
+            end = delivered_at + timedelta(days=1)
+            reasons.append((f"{name} >= timestamp '{end}'", "future_time", name))
+        if contract.kind(name) == "text":
+            longest = LONGEST_KEY if name.endswith("_id") else LONGEST.get(name, 1_000)
+            reasons.append((f"strlen({name}) > {longest}", "too_long", name))
+    if "currency" in contract.columns and "currency" in found:
+        known = ", ".join(f"'{currency}'" for currency in (source.currency, *source.rates))
+        reasons.append((f"currency not in ({known})", "unknown_currency", "currency"))
+    if "event_type" in contract.columns:
+        known = ", ".join(f"'{kind}'" for kind in EVENT_TYPES)
+        reasons.append((f"event_type not in ({known})", "unknown_event_type", "event_type"))
+    reasons += [
+        (f"{name} not between {least} and {greatest}", "out_of_bounds", name)
+        for name, (least, greatest) in source.bounds(contract.name).items()
+    ]
+    return reasons
+
+
+def _refuse_rows_out_of_nowhere(
+    duck: duckdb.DuckDBPyConnection, source: Source, table: str, files: Sequence[Rows]
+) -> None:
+    numbers = ", ".join(str(rows.file.file_id) for rows in files)
+    mapped, rows, invented = duck.execute(
+        f"select count(*), count(distinct source_row), "
+        f"count_if(coalesce(source_row >> {FILE_SHIFT}, 0) not in ({numbers})) "
+        f"from checked_{table}"
+    ).fetchall()[0]
+    if invented:
+        raise TierhouseError(
+            f"{source.folder / table}.sql gives {invented:,} rows a source_row that is none of the "
+            f"view file's. Nothing was loaded. Pass source_row on as it is, or one of a group's."
+        )
+    if mapped != rows:
+        raise TierhouseError(
+            f"{source.folder / table}.sql gives {mapped:,} rows from {rows:,} rows of the files. "
+            f"Nothing was loaded. A row may become one row at most, and carries its source_row: "
+            f"look for a join that multiplies rows."
+        )
+
+
+def _find_orphans(duck: duckdb.DuckDBPyConnection, table: str, column: str) -> None:
+    referred = REFERENCES[column]
+    tables = {name for (name,) in duck.execute("select table_name from duckdb_tables()").fetchall()}
+    known = [
+        f"select {column} from {name}"
+        for name in (f"known_{referred}", f"checked_{referred} where outcome is null")
+        if name.split()[0] in tables
+    ]
+    duck.execute(
+        f"update checked_{table} set outcome = 'orphan_{column.removesuffix('_id')}', "
+        f"outcome_column = '{column}' where outcome is null and {column} is not null "
+        f"and {column} not in ({' union all '.join(known) or 'select null where false'})"
+    )
+
+
+def _find_repeats(duck: duckdb.DuckDBPyConnection, source: Source, table: str) -> None:
+    """Of the rows of one key in one delivery the one that stands follows from their contents."""
+    keys = ", ".join(TABLES[table].key)
+    duck.execute(
+        f"create or replace table repeated as select {keys} from checked_{table} "
+        f"where outcome is null group by {keys} having count(*) > 1"
+    )
+    if not duck.execute("select 1 from repeated limit 1").fetchall():
+        return
+    order = "desc" if source.corrects(table) else "asc"
+    duck.execute(
+        f"update checked_{table} set outcome = "
+        f"if(ranked.is_same, 'duplicate', 'conflicting_key'), "
+        f"outcome_column = if(ranked.is_same, null, '{TABLES[table].key[-1]}') from ("
+        f"select source_row, "
+        f"row_number() over one_key as place, "
+        f"content_hash = first_value(content_hash) over one_key as is_same "
+        f"from checked_{table} semi join repeated using ({keys}) where outcome is null "
+        f"window one_key as (partition by {keys} order by content_hash {order}, source_row)"
+        f") as ranked where ranked.place > 1 and ranked.source_row = checked_{table}.source_row"
+    )
+
+
+def _declared(name: str, column: FileColumn) -> str:
+    return f"{name}_people.pseudonym as {name}" if column.type == "customer" else name
+
+
+def _taken(source: Source, table: str, rows: Rows) -> str:
+    """The declared columns of a file, typed; a customer is still the shop's own identifier."""
+    values = []
+    for name, column in source.tables[table].columns.items():
+        header = rows.header(column)
+        if header is None:
+            kind = "varchar" if column.type == "customer" else DUCKDB_TYPES[column.type]
+            values.append(f"cast(null as {kind}) as {name}")
+        else:
+            found = rows.columns[header]
+            values.append(f"{_typed(header, found, column, source.timezone)} as {name}")
+    return (
+        f"select {', '.join(values)}, {_literal(rows.file.path.name)} as file_name, "
+        f"sheet_number as sheet, {rows.file.file_id << FILE_SHIFT} | row_number as source_row "
+        f"from {rows.relation}"
+    )
+
+
+def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
+    raw = _quote(header)
+    is_text = found == "VARCHAR"
+    if column.type == "customer":
+        return f"cast({raw} as varchar)"
+    if column.type == "number":
+        return f"try_cast({_text(raw) if is_text else raw} as {NUMBER})"
+    if column.type == "date":
+        if is_text and column.format:
+            return f"cast(try_strptime({_text(raw)}, {_literal(column.format)}) as date)"
+        return f"try_cast({_text(raw) if is_text else raw} as date)"
+    if column.type == "time":
+        if is_text and not column.format:
+            return f"timezone('UTC', try_cast({_text(raw)} as timestamptz))"
+        if found == "TIMESTAMP WITH TIME ZONE" or found.startswith("TIMESTAMPTZ"):
+            return f"timezone('UTC', cast({raw} as timestamptz))"
+        local = f"cast({raw} as timestamp)"
+        if is_text and column.format:
+            local = f"try_strptime({_text(raw)}, {_literal(column.format)})"
+            if "%z" in column.format.lower():
+                return f"timezone('UTC', {local})"
+        return (
+            local
+            if timezone == "UTC"
+            else f"timezone('UTC', timezone({_literal(timezone)}, {local}))"
+        )
+    return _text(raw)
+
+
+def _identifier(header: str, found: str) -> str:
+    """A customer's identifier as text. 17850 that went through a float is 17850.0: the same."""
+    raw = _quote(header)
+    if found.startswith(("FLOAT", "DOUBLE", "DECIMAL")):
+        return f"cast(try_cast({raw} as bigint) as varchar)"
+    if found == "VARCHAR":
+        return f"nullif(regexp_replace({_text(raw)}, '[.]0$', ''), '')"
+    return _text(raw)
+
+
+def _text(value: str) -> str:
+    return f"nullif(trim(cast({value} as varchar)), '')"
+
+
+def _case(column: str) -> str:
+    return f"case {column} end" if column.startswith("when ") else _literal(column)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

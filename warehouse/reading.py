@@ -1,0 +1,325 @@
+"""Open a shop's files as DuckDB relations, in the shape that the source declares, or refuse them.
+
+A file becomes the relation `rows_<file_id>`: the declared columns under the headers of the file,
+and `sheet_number` and `row_number`. Text files are read as text, so that no value changes on the
+way: types are the mapping's.
+"""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from warehouse.settings import Refused
+from warehouse.source import FileColumn, Source, TableMapping
+
+NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+           "UINTEGER", "UBIGINT", "UHUGEINT")  # fmt: skip
+DECIMALS = ("FLOAT", "DOUBLE", "DECIMAL")
+TIMES = ("TIMESTAMP", "DATE")
+# Which types of a typed file a declared type takes.
+TAKES: Mapping[str, tuple[str, ...]] = {
+    "text": ("VARCHAR", "UUID", "ENUM", *NUMBERS),
+    "personal": ("VARCHAR", *NUMBERS),
+    "customer": ("VARCHAR", "UUID", *NUMBERS, *DECIMALS),
+    "number": (*NUMBERS, *DECIMALS),
+    "time": TIMES,
+    "date": TIMES,
+}
+ALWAYS = ("sheet_number", "row_number")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a delivery. `file_id` is its number in ops.files."""
+
+    path: Path
+    hash: str
+    file_id: int
+
+
+@dataclass
+class Rows:
+    """What a file holds: header -> DuckDB type, and how many rows.
+
+    `malformed`: the numbers of the rows with too few or too many fields, and how many they have.
+    """
+
+    file: DataFile
+    columns: Mapping[str, str]
+    count: int = 0
+    malformed: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def relation(self) -> str:
+        """The name of the relation in DuckDB."""
+        return f"rows_{self.file.file_id}"
+
+    def header(self, column: FileColumn) -> str | None:
+        """The file's own spelling of a declared column, or None where the file lacks it."""
+        spelled = {name.casefold().strip(): name for name in self.columns}
+        return next(
+            (spelled[h.casefold()] for h in column.headers if h.casefold() in spelled), None
+        )
+
+
+def open_file(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -> Rows:
+    """Make the relation of a file. `source` holds only the tables that are read from it.
+
+    Raises Refused: the file is not what its name says, is empty, lacks a column, or has one of
+    another type.
+    """
+    mapping = next(iter(source.tables.values()))
+    kind = file.path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            rows = _open_parquet(duck, file)
+        elif kind == ".xlsx":
+            rows = _open_workbook(duck, file)
+        else:
+            rows = _open_csv(duck, source, mapping, file)
+    except (duckdb.Error, pa.ArrowInvalid, OSError, ValueError, UnicodeError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise Refused(
+            f"{file.path} cannot be read as {kind.lstrip('.') or 'a data file'}: {said} Nothing "
+            f"was loaded. Check that the file is whole and is what its name says."
+        ) from None
+    for table, wanted in source.tables.items():
+        _refuse_other_shape(source, table, wanted, rows)
+    if rows.count == 0 and not all(wanted.may_be_empty for wanted in source.tables.values()):
+        raise Refused(
+            f"{file.path} has a header and no rows. Nothing was loaded. Deliver the file with its "
+            f"rows, or say `may_be_empty: true` in {source.folder / 'source.yml'}."
+        )
+    return rows
+
+
+def _refuse_other_shape(source: Source, table: str, mapping: TableMapping, rows: Rows) -> None:
+    wrong = []
+    for column in mapping.columns.values():
+        header = rows.header(column)
+        if header is None:
+            if not column.optional:
+                wrong.append(f"it lacks the column {' or '.join(column.headers)} ({column.type})")
+            continue
+        found = rows.columns[header]
+        text_is_fine = column.type in ("time", "date") and column.format is not None
+        is_text_file = rows.file.path.suffix.lower() != ".parquet"
+        taken = ("VARCHAR",) if is_text_file or text_is_fine else TAKES[column.type]
+        if not found.startswith(taken) or found.endswith("[]"):
+            wrong.append(f"its column {header} is {found}, not a {column.type}")
+    if wrong:
+        names = ", ".join(repr(name) for name in rows.columns)
+        hint = ""
+        if not is_delimited(rows, mapping):
+            hint = (
+                f" Its only column is {names}: fields are expected to be separated by "
+                f"{mapping.delimiter!r} (`delimiter` in source.yml)."
+            )
+        raise Refused(
+            f"{rows.file.path} is not as the source {source.name!r} reads it for {table}: "
+            f"{'; '.join(wrong[:5])}. Found: {names}.{hint} Nothing was loaded. Check that this "
+            f"is the right file, or correct {source.folder / 'source.yml'}."
+        )
+
+
+def is_delimited(rows: Rows, mapping: TableMapping) -> bool:
+    """Whether a text file's header was cut into columns where more than one was expected."""
+    return len(rows.columns) > 1 or len(mapping.columns) == 1
+
+
+def unused_columns(rows: Rows, mappings: Sequence[TableMapping]) -> list[str]:
+    """The file's columns that no table reads."""
+    used = {rows.header(column) for mapping in mappings for column in mapping.columns.values()}
+    return [name for name in rows.columns if name not in used]
+
+
+def _open_parquet(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
+    location = "'" + str(file.path).replace("'", "''") + "'"
+    duck.execute(
+        f"create view rows_{file.file_id} as select *, 1 as sheet_number, "
+        f"file_row_number + 1 as row_number "
+        f"from read_parquet({location}, file_row_number = true)"
+    )
+    described = duck.execute(f"describe select * from read_parquet({location})").fetchall()
+    counted = duck.execute(f"select count(*) from rows_{file.file_id}").fetchall()
+    return Rows(file, {name: kind for name, kind, *_ in described}, counted[0][0])
+
+
+def _open_csv(
+    duck: duckdb.DuckDBPyConnection, source: Source, mapping: TableMapping, file: DataFile
+) -> Rows:
+    with file.path.open("rb") as content:
+        start = content.read(4)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") and not mapping.encoding.startswith("utf-16"):
+            raise ValueError(
+                f"it is encoded in UTF-16, {mapping.encoding} was expected (`encoding` in "
+                f"source.yml)."
+            )
+        if not start:
+            raise ValueError("it is empty.")
+        content.seek(0)
+        names = _header(content, mapping)
+        rows = Rows(file, dict.fromkeys(names, "VARCHAR"))
+        content.seek(0)
+        if mapping.delimiter == " ":
+            _split_at_spaces(duck, mapping, rows, content)
+        elif is_delimited(rows, mapping):
+            used = [
+                header
+                for wanted in source.tables.values()
+                for column in wanted.columns.values()
+                if (header := rows.header(column)) is not None
+            ]
+            noted = rows.malformed
+            columns = list(rows.columns)
+            batches = _csv_batches(content, mapping, columns, list(dict.fromkeys(used)), noted)
+            _create(duck, rows, batches)
+    return rows
+
+
+def _split_at_spaces(
+    duck: duckdb.DuckDBPyConnection, mapping: TableMapping, rows: Rows, content: BinaryIO
+) -> None:
+    """Columns set apart by one or more spaces: read as lines, then split."""
+    lines = mapping.model_copy(update={"delimiter": "\x1f"})
+    duck.register("incoming", _csv_batches(content, lines, ["line"], ["line"], {}))
+    duck.execute(
+        f"create table {rows.relation}_split as select "
+        "string_split_regex(trim(line), ' +') as fields, sheet_number, row_number from incoming"
+    )
+    duck.unregister("incoming")
+    width = len(rows.columns)
+    rows.malformed |= duck.execute(
+        f"select row_number, len(fields) from {rows.relation}_split where len(fields) <> {width}"
+    ).fetchall()
+    named = ", ".join(
+        f'fields[{place}] as "{name}"' for place, name in enumerate(rows.columns, start=1)
+    )
+    duck.execute(
+        f"create table {rows.relation} as select {named}, {', '.join(ALWAYS)} "
+        f"from {rows.relation}_split where len(fields) = {width}"
+    )
+    _count(duck, rows)
+
+
+def _header(content: BinaryIO, mapping: TableMapping) -> list[str]:
+    reader = io.TextIOWrapper(content, mapping.encoding, errors="replace", newline="")
+    names = next(csv.reader(reader, delimiter=mapping.delimiter, strict=True), [])
+    reader.detach()
+    names = [name.removeprefix("\ufeff") for name in names]
+    if mapping.delimiter == " ":
+        names = " ".join(names).split()
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"its column {', '.join(sorted(twice))} is there more than once.")
+    return names
+
+
+def _csv_batches(
+    content: BinaryIO,
+    mapping: TableMapping,
+    columns: Sequence[str],
+    used: Sequence[str],
+    malformed: dict[int, int],
+) -> pa.RecordBatchReader:
+    """The rows as text. Bytes that are no text in the encoding become U+FFFD, which the checks
+    find; rows with another number of fields are left out and noted in `malformed`."""
+
+    def note(row: pyarrow.csv.InvalidRow) -> str:
+        malformed[row.number] = row.actual_columns
+        return "skip"
+
+    readable = codecs.EncodedFile(content, "utf-8", mapping.encoding, errors="replace")
+    reader = pyarrow.csv.open_csv(
+        pa.PythonFile(readable, mode="r"),
+        # One thread: only then does a malformed row know its number.
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False, column_names=list(columns), skip_rows=1, block_size=4 << 20
+        ),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=mapping.delimiter,
+            newlines_in_values=True,
+            invalid_row_handler=note,
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()),
+            include_columns=list(used),
+            check_utf8=False,
+        ),
+    )
+    schema = pa.schema(
+        [*reader.schema, pa.field("sheet_number", pa.int32()), pa.field("row_number", pa.int64())]
+    )
+
+    def numbered() -> Iterator[pa.RecordBatch]:
+        last = 1  # the header
+        for batch in reader:
+            bad = np.array([number for number in malformed if number > last], dtype="int64")
+            numbers = np.arange(last + 1, last + 1 + batch.num_rows + len(bad))
+            numbers = np.setdiff1d(numbers, bad)[: batch.num_rows]
+            if len(numbers):
+                last = int(numbers[-1])
+            sheet = pa.array(np.ones(len(numbers), "int32"))
+            yield pa.record_batch([*batch.columns, sheet, pa.array(numbers)], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, numbered())
+
+
+def _open_workbook(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
+    """All sheets below each other, as text."""
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    def cells() -> Iterator[pa.Table]:
+        first_row = 2
+        workbook = CalamineWorkbook.from_path(file.path)
+        for number, sheet in enumerate(workbook.sheet_names, start=1):
+            values = workbook.get_sheet_by_name(sheet).to_python()
+            if not values:
+                continue
+            header, *body = values
+            columns = [
+                pa.array([_text(row[place]) for row in body], pa.string())
+                for place in range(len(header))
+            ]
+            numbers = pa.array(range(first_row, first_row + len(body)), pa.int64())
+            first_row += len(body)
+            yield pa.table(
+                [*columns, pa.array([number] * len(body), pa.int32()), numbers],
+                names=[*(str(name) for name in header), *ALWAYS],
+            )
+
+    try:
+        table = pa.concat_tables(cells())
+    except (CalamineError, pa.ArrowInvalid) as error:
+        raise ValueError(str(error)) from None
+    names = [name for name in table.column_names if name not in ALWAYS]
+    rows = Rows(file, dict.fromkeys(names, "VARCHAR"))
+    _create(duck, rows, table.to_reader())
+    return rows
+
+
+def _create(duck: duckdb.DuckDBPyConnection, rows: Rows, batches: pa.RecordBatchReader) -> None:
+    duck.register("incoming", batches)
+    duck.execute(f"create table {rows.relation} as select * from incoming")
+    duck.unregister("incoming")
+    _count(duck, rows)
+
+
+def _count(duck: duckdb.DuckDBPyConnection, rows: Rows) -> None:
+    counted = duck.execute(f"select count(*) from {rows.relation}").fetchall()
+    rows.count = counted[0][0] + len(rows.malformed)
+
+
+def _text(cell: object) -> str | None:
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # a workbook has no whole numbers: 489434 is 489434.0
+    return None if cell is None or cell == "" else str(cell)
