@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -102,30 +102,70 @@ def load(
     Example: `tierhouse load online_retail ~/online_retail_II.xlsx`
     """
     from serving import terminal
-    from warehouse import loading, pseudonyms
+    from warehouse import deliveries, loading, pseudonyms
     from warehouse.connections import open_warehouse
-    from warehouse.source import landing_day, read_source
+    from warehouse.source import read_source
 
     found = read_source(source)
     settings = read_settings()
-    delivered = None if day is None else _day(day)
+    now = _now()
     where = Path(path).expanduser() if path else None
+    # What comes with a package is delivered on no day.
+    delivered = _day(day) if day and (where or found.package is None) else None
+    arrival = None
     if delivered is not None and where is None:
-        where = landing_day(settings.landing_folder, found, delivered)
+        arrival = deliveries.look(found, settings.landing_folder, delivered, now)
+        if arrival.state in (deliveries.State.awaited, deliveries.State.missing):
+            raise TierhouseError(arrival.message)
+        if arrival.state is deliveries.State.none:
+            _say(f"{arrival.message}\nDelivery of {delivered}: {deliveries.Outcome.none}.")
+            return
+        where = arrival.folder
     with console.status(f"Loading {found.name}") as status:
         urls = open_warehouse(settings)
+        delivered_at = deliveries.version(urls.warehouse, found, delivered) if delivered else now
         report = loading.load(
             urls.warehouse,
             pseudonyms.read_key(settings, urls.warehouse),
             found,
             where,
             scratch=settings.home / "scratch",
-            delivered_at=_now() if delivered is None else datetime.combine(delivered, time.min),
+            delivered_at=delivered_at,
             run_id=_run(settings, "load"),
             is_daily=delivered is not None,
             progress=status.update,
         )
     console.print(terminal.loaded(report))
+    if arrival is not None:
+        outcome = deliveries.outcome(arrival, report, delivered_at, now)
+        _say(f"Delivery of {arrival.day}: {outcome}.")  # the DAG load_shop reads this last line
+
+
+@app.command()
+def delivery(
+    source: SourceName,
+    day: Annotated[str, typer.Option(metavar="DAY", help="The day, such as 2026-11-05.")],
+) -> None:
+    """Say whether a day's files are in the landing folder. Ends with 75 while they may still come.
+
+    Ends with 0 when they are there, or when the source allows a day without files; with 1 when
+    they are missing.
+
+    Example: `tierhouse delivery ./my_shop --day 2026-11-05`
+    """
+    from warehouse import deliveries
+    from warehouse.source import read_source
+
+    found = read_source(source)
+    if not day or found.package is not None:
+        _say("Nothing to wait for: these files are not a day's delivery.")
+        return
+    arrival = deliveries.look(found, read_settings().landing_folder, _day(day), _now())
+    if arrival.state is deliveries.State.missing:
+        raise TierhouseError(arrival.message)
+    print(arrival.message)
+    if arrival.state is deliveries.State.awaited:
+        raise typer.Exit(deliveries.NOT_YET)
 
 
 @sources.command("check")
@@ -137,6 +177,7 @@ def check_source(source: SourceName, path: ShopFiles = "") -> None:
     from secrets import token_bytes
 
     from serving import terminal
+    from warehouse import loading
     from warehouse.preview import preview
     from warehouse.source import read_source
 
@@ -147,6 +188,8 @@ def check_source(source: SourceName, path: ShopFiles = "") -> None:
     for table, (columns, rows) in seen.rows.items():
         console.print(terminal.sample(table, columns, rows))
     console.print(terminal.loaded(seen.report))
+    if said := loading.excess(found, seen.report.tables):
+        raise Refused(f"A load would be refused: {said}. Nothing was written.")
     _say("Nothing was written.")
 
 
@@ -612,7 +655,7 @@ def _environment(settings: Settings, urls: "Urls") -> dict[str, str]:
         airflow_port=settings.airflow_port,
         mlflow_port=settings.mlflow_port,
         secret=settings.secret,
-        inherited=os.environ | {"TIERHOUSE_TIER_POLICY": str(settings.tier_policy)},
+        inherited=os.environ | settings.for_dags(),
     )
 
 

@@ -1,9 +1,11 @@
 """What the four DAGs share: the assets that chain them and the one way to run a command."""
 
+import os
 import re
 from datetime import date, timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.sensors.bash import BashSensor
 from airflow.sdk import Asset, RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -30,6 +32,11 @@ DEFAULT_ARGS = {
     "retry_policy": RetryWhatMayPass(),
     "execution_timeout": timedelta(hours=4),
 }
+RUN = {
+    "AS_OF_DATE": "{{ dag_run.partition_key or params.as_of_date or '' }}",
+    "TIERHOUSE_DAG_RUN": "{{ dag.dag_id }}/{{ run_id }}",
+}
+NOT_YET = 75
 
 
 def command(task_id, bash_command, *, env=None, **operator_arguments):
@@ -42,17 +49,38 @@ def command(task_id, bash_command, *, env=None, **operator_arguments):
     return BashOperator(
         task_id=task_id,
         bash_command=bash_command,
-        env={
-            "AS_OF_DATE": "{{ dag_run.partition_key or params.as_of_date or '' }}",
-            "TIERHOUSE_DAG_RUN": "{{ dag.dag_id }}/{{ run_id }}",
-        }
-        | (env or {}),
+        env=RUN | (env or {}),
         append_env=True,
         do_xcom_push=False,
         pre_execute=require_day,
         skip_on_exit_code=None,
         **operator_arguments,
     )
+
+
+def wait(task_id, bash_command, *, env):
+    """A task that runs a `tierhouse` command every five minutes for as long as it says "not yet".
+
+    In between it holds no worker, and the grid shows it as up for reschedule. Any other failure
+    of the command is final. Clear the task to have it look at once.
+    """
+    return BashSensor(
+        task_id=task_id,
+        bash_command=bash_command,
+        env=RUN | env,
+        do_xcom_push=False,
+        mode="reschedule",
+        poke_interval=timedelta(minutes=5),
+        pre_execute=require_day_and_inherit,
+        retry_exit_code=NOT_YET,
+    )
+
+
+def require_day_and_inherit(context):
+    """A BashSensor has no append_env. Merged when it runs, the secrets of the environment are in
+    no serialized DAG and in no rendered field."""
+    require_day(context)
+    context["task"].env = os.environ | context["task"].env
 
 
 def require_day(context):

@@ -60,6 +60,8 @@ def sample(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     table.add_column("column", no_wrap=True)
     for number in range(1, len(rows) + 1):
         table.add_column(f"row {number}", overflow="ellipsis", no_wrap=True, max_width=12)
+    if not rows:
+        table.add_row("no row would land")
     for place, column in enumerate(columns):
         if any(row[place] is not None for row in rows):
             table.add_row(column, *(escape(str(row[place])) for row in rows))
@@ -134,8 +136,11 @@ def judged(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
 
 
 def result(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """The rows of a query."""
+    """The rows of a query, numbers to the right."""
     table = _table(*map(escape, columns))
+    for place, column in enumerate(table.columns):
+        is_number = all(isinstance(row[place], int | float | Decimal | None) for row in rows)
+        column.justify = "right" if is_number and place > 0 else "left"
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row))
     return table

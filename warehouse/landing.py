@@ -110,20 +110,52 @@ def land(bench: Bench, delivery: Delivery, table: str) -> dict[int, int]:
         f"from checked_{table} where outcome is null"
     )
     bench.duck.execute("create or replace table met (source_row bigint, outcome varchar)")
-    if bench.ask(f"select exists (select from raw.{table})")[0][0]:
+    if _is_empty(bench, f"raw.{table}"):
+        with _defaults(bench, f"raw.{table}", rows) as sent:
+            _fill(bench, "raw", table, contract.key, sent)
+        landed = bench.ask(f"select file_id, count(*) from raw.{table} group by file_id")
+    else:
         bench.ingest(rows, "incoming")
         landed = _merge(bench, delivery, contract)
-    else:
-        # A table truncated in this transaction is filled without write-ahead log, and an index
-        # made afterwards costs half of one that grows.
-        bench.do(f"truncate raw.{table}")
-        bench.do(f"alter table raw.{table} drop constraint {table}_pkey")
-        bench.ingest(rows, table, "raw")
-        bench.do(f"alter table raw.{table} add primary key ({', '.join(contract.key)})")
-        landed = bench.ask(f"select file_id, count(*) from raw.{table} group by file_id")
     if contract.personal:
         _land_personal(bench, delivery, contract)
     return dict(landed)
+
+
+def _fill(bench: Bench, schema: str, table: str, key: tuple[str, ...], rows: str) -> None:
+    """Put rows into an empty table, before its index is made.
+
+    A table truncated in this transaction is filled without write-ahead log, and an index made
+    afterwards costs half of one that grows.
+    """
+    bench.do(f"truncate {schema}.{table}")
+    bench.do(f"alter table {schema}.{table} drop constraint {table}_pkey")
+    bench.ingest(rows, table, schema)
+    bench.do(f"alter table {schema}.{table} add primary key ({', '.join(key)})")
+
+
+def _is_empty(bench: Bench, table: str) -> bool:
+    return not bench.ask(f"select exists (select from {table})")[0][0]
+
+
+@contextmanager
+def _defaults(bench: Bench, table: str, rows: str) -> Iterator[str]:
+    """The rows without what is the same in all of them, which is the column's default meanwhile.
+
+    Every field sent costs a load of five million rows a quarter of a second.
+    """
+    candidates = [name for name in ("currency", "file_id", "delivered_at") if name in rows]
+    found = bench.duck.execute(
+        f"select {', '.join(f'min({name}) = max({name}), min({name})' for name in candidates)} "
+        f"from ({rows})"
+    ).fetchall()[0]
+    pairs = zip(candidates, found[::2], found[1::2], strict=True)
+    same = {name: value for name, is_same, value in pairs if is_same}
+    for name, value in same.items():
+        bench.do(f"alter table {table} alter {name} set default '{value}'")
+    yield f"select * exclude ({', '.join(same)}) from ({rows})" if same else rows
+    for name in same:
+        bench.do(f"alter table {table} alter {name} drop default")
 
 
 def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
@@ -284,11 +316,14 @@ def _land_personal(bench: Bench, delivery: Delivery, contract: Table) -> None:
 
 def land_people(bench: Bench) -> None:
     """Keep whose pseudonym is whose, for those who may look it up."""
-    bench.ingest(
+    people = (
         "select distinct replace(cast(pseudonym as varchar), '-', '') as customer_id, "
-        "source_customer_id from people",
-        "people",
+        "source_customer_id from people"
     )
+    if _is_empty(bench, "pii.customer_ids"):
+        _fill(bench, "pii", "customer_ids", ("customer_id",), people)
+        return
+    bench.ingest(people, "people")
     bench.do(
         "insert into pii.customer_ids (customer_id, source_customer_id) "
         "select customer_id, source_customer_id from pg_temp.people on conflict do nothing"

@@ -173,7 +173,7 @@ def _register(
         seen: set[str] = set()
         for file in files:
             file_hash = hashes[file]
-            same_day = " and files.delivered_at = $4" if is_daily else ""
+            same_day = " and files.delivered_at::date = $4::date" if is_daily else ""
             known = bench.ask(
                 "select 1 from ops.files as files inner join ops.load_ledger as ledger "
                 "on ledger.file_id = files.file_id where files.source = $1 "
@@ -300,6 +300,17 @@ def add_up(table: str, entries: Sequence[TableReport]) -> TableReport:
     )
 
 
+def excess(source: Source, reports: Sequence[TableReport]) -> str:
+    """Which tables have more refused rows than the source allows, and why; empty if none has."""
+    said = []
+    for report in reports:
+        bad = sum(report.quarantined.values())
+        if bad > source.max_quarantined_share * report.read:
+            why = ", ".join(f"{rows:,} {reason}" for reason, rows in report.quarantined.items())
+            said.append(f"{bad:,} of {report.read:,} rows of {report.table} do not fit ({why})")
+    return "; ".join(said)
+
+
 def _refuse_too_many(
     bench: Bench,
     delivery: Delivery,
@@ -307,29 +318,25 @@ def _refuse_too_many(
     reports: Sequence[TableReport],
 ) -> None:
     """Undo the load when a table has too many rows in quarantine, and keep what is there."""
-    most = delivery.source.max_quarantined_share
-    said = []
-    for report in reports:
-        bad = sum(report.quarantined.values())
-        if bad > most * report.read:
-            why = ", ".join(f"{rows:,} {reason}" for reason, rows in report.quarantined.items())
-            first = _first_refused(bench, report.table, opened[report.table])
-            said.append(
-                f"{bad:,} of {report.read:,} rows of {report.table} do not fit ({why}; the first "
-                f"is {first})"
-            )
+    source = delivery.source
+    said = excess(source, reports)
     if not said:
         return
+    first = next(
+        _first_refused(bench, report.table, opened[report.table])
+        for report in reports
+        if excess(source, [report])
+    )
     bench.warehouse.rollback()
     for table, files in opened.items():
         _forget(bench, table, files)
         _quarantine(bench, delivery, table, files, refused=True)
     bench.warehouse.commit()
     raise Refused(
-        f"{'; '.join(said)}. That is more than the {most:.1%} that the source "
-        f"{delivery.source.name!r} allows, so nothing was loaded. `tierhouse quarantine list` "
-        f"tells where they are. Mend the files or the mapping, or raise max_quarantined_share in "
-        f"{delivery.source.folder / 'source.yml'}."
+        f"{said}. The first is {first}. That is more than the {source.max_quarantined_share:.1%} "
+        f"that the source {source.name!r} allows, so nothing was loaded. `tierhouse quarantine "
+        f"list` tells where they are. Mend the files or the mapping, or raise "
+        f"max_quarantined_share in {source.folder / 'source.yml'}."
     )
 
 

@@ -29,6 +29,8 @@ SET_ASIDE = ("anonymous", "duplicate", "superseded")
 FILE_SHIFT = 40  # source_row in the view `file` is file_id << 40 | row_number
 ROW_NUMBER = (1 << FILE_SHIFT) - 1
 NUMBER = "decimal(18, 6)"
+# A customer's identifier as it is written. 17850 that went through a float is 17850.0: the same.
+IDENTIFIER = "nullif(regexp_replace(trim(written), '[.]0+$', ''), '')"
 CONTROL = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F"  # all but tab and line ends
 REPLACED = r"\x{FFFD}"  # stands where bytes were no text
 DUCKDB_TYPES = {
@@ -41,6 +43,7 @@ DUCKDB_TYPES = {
 def workbench(scratch: Path, source: Source) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB that spills into `scratch`, in the source's time zone, with what mappings use."""
     with duckdb.connect() as duck:
+        duck.execute("set preserve_insertion_order = false")  # rows have numbers
         # In memory, and past the limit in scratch: a database file costs twice the time.
         duck.execute(f"set temp_directory = '{scratch}'; set memory_limit = '1GB'")
         duck.execute(f"set timezone = '{source.timezone}'")
@@ -74,23 +77,23 @@ def identify(
     from the shop's own identifiers, so that no mapping can let one through by mistake.
     """
     found = {
-        f"select cast({_quote(header)} as varchar) as written, "
-        f"{_identifier(header, rows.columns[header])} as source_customer_id "
-        f"from (select distinct {_quote(header)} from {rows.relation})"
+        f"select cast({_quote(header)} as varchar) as written from {rows.relation}"
         for table, opened in files.items()
         for rows in opened
         for column in source.tables[table].columns.values()
         if column.type == "customer" and (header := rows.header(column)) is not None
     }
-    nobody = "select null::varchar as written, null::varchar as source_customer_id"
-    union = " union ".join(sorted(found)) or nobody
+    union = " union all ".join(sorted(found)) or "select null::varchar as written"
     key = key if len(key) <= 64 else sha256(key).digest()
     inner, outer = (bytes(b ^ pad for b in key.ljust(64, b"\0")) for pad in (0x36, 0x5C))
+    # A step of its own, or the identifier of every row is made before the distinct are taken.
+    duck.execute(f"create table written as select distinct written from ({union})")
     duck.execute(
         "create table people as select written, source_customer_id, "
         "cast(substr(sha256($outer::blob || unhex(sha256($inner::blob || "
         "encode(source_customer_id)))), 1, 32) as uuid) as pseudonym "
-        f"from ({union}) where source_customer_id is not null",
+        f"from (select written, {IDENTIFIER} as source_customer_id from written) "
+        "where source_customer_id is not null",
         {"inner": inner, "outer": outer},
     )
 
@@ -497,16 +500,6 @@ def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
             if timezone == "UTC"
             else f"timezone('UTC', timezone({_literal(timezone)}, {local}))"
         )
-    return _text(raw)
-
-
-def _identifier(header: str, found: str) -> str:
-    """A customer's identifier as text. 17850 that went through a float is 17850.0: the same."""
-    raw = _quote(header)
-    if found.startswith(("FLOAT", "DOUBLE", "DECIMAL")):
-        return f"cast(try_cast({raw} as bigint) as varchar)"
-    if found == "VARCHAR":
-        return f"nullif(regexp_replace({_text(raw)}, '[.]0$', ''), '')"
     return _text(raw)
 
 

@@ -5,6 +5,7 @@ The only module that reads the environment. `tierhouse.py` builds one `Settings`
 
 import os
 import secrets
+from datetime import date
 from pathlib import Path
 
 from pydantic import Field, PostgresDsn, SecretStr, TypeAdapter, ValidationError, field_validator
@@ -45,6 +46,8 @@ class Settings(BaseSettings):
     horizon_days: int = Field(default=90, ge=1)
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
     dag_run: str | None = None
+    daily_source: str | None = None
+    daily_since: date | None = None
 
     @field_validator("home", "landing", "tier_policy")
     @classmethod
@@ -69,6 +72,18 @@ class Settings(BaseSettings):
     def landing_folder(self) -> Path:
         """Where deliveries arrive, as `<source>/<day>/`: TIERHOUSE_LANDING, or in the home."""
         return self.landing or self.home / "landing"
+
+    def for_dags(self) -> dict[str, str]:
+        """The variables whose paths DAGs and tasks, which run elsewhere, must find absolute."""
+        found: dict[str, object] = {
+            "TIERHOUSE_TIER_POLICY": self.tier_policy,
+            "TIERHOUSE_LANDING": self.landing_folder,
+        }
+        if self.daily_source is not None:
+            folder = Path(self.daily_source).expanduser().absolute()
+            is_own = (folder / "source.yml").is_file()
+            found["TIERHOUSE_DAILY_SOURCE"] = folder if is_own else self.daily_source
+        return {name: str(value) for name, value in found.items()}
 
     def secret_file(self, name: str) -> Path:
         """Where the secret of this name is kept."""

@@ -123,9 +123,10 @@ def test_the_whole_chain_runs_under_the_scheduler_and_stops_without_a_trace(sett
 
         ask = login(installation, password)
         chain = [
-            ("load_shop", "load"), ("load_shop", "check"), ("build_features", "build"),
-            ("build_features", "check"), ("train_models", "train"), ("score_customers", "score"),
-            ("score_customers", "check"), ("score_customers", "publish"),
+            ("load_shop", "delivery"), ("load_shop", "load"), ("load_shop", "check"),
+            ("build_features", "build"), ("build_features", "check"), ("train_models", "train"),
+            ("score_customers", "score"), ("score_customers", "check"),
+            ("score_customers", "publish"),
         ]  # fmt: skip
         conf = {"source": "online_retail", "path": ODD_PATH}
         by_key = {"partition_key": "2026-11-05", "conf": conf}
@@ -136,7 +137,7 @@ def test_the_whole_chain_runs_under_the_scheduler_and_stops_without_a_trace(sett
             wait_for(lambda: len(commands(home)) == len(chain), 120)
             told = [line.split("|") for line in commands(home)]
             assert all(values.startswith(f"{day} ") for values, _ in told)
-            assert told[0][1] == f"load online_retail {ODD_PATH}"
+            assert told[1][1] == f"load online_retail {ODD_PATH} --day "
             assert [
                 (values.split()[1].split("/")[0], words.split()[0]) for values, words in told
             ] == chain
