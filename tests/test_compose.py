@@ -174,8 +174,8 @@ def test_the_commands_of_the_file_come_up_healthy(compose, urls, tmp_path):
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": urls.airflow,
         "MLFLOW_BACKEND_STORE_URI": urls.mlflow,
         "TIERHOUSE_WAREHOUSE_URL": urls.warehouse,
-        "AIRFLOW__API__PORT": airflow_port,
-        "MLFLOW_PORT": mlflow_port,
+        "AIRFLOW__API__PORT": str(airflow_port),
+        "MLFLOW_PORT": str(mlflow_port),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
     }
 

@@ -90,7 +90,8 @@ def environment(
         "AIRFLOW__API__SECRET_KEY": secret("airflow_api"),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API_AUTH__JWT_SECRET": sha512(secret("airflow_jwt").encode()).hexdigest(),
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # by a clock starts only what TIERHOUSE_DAILY_SINCE asks for
+        # By a clock starts only what TIERHOUSE_DAILY_SINCE asks for.
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{airflow}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
