@@ -200,8 +200,8 @@ def _contents(url: str) -> list[tuple[str, str, str]]:
             ).fetchone()
     except psycopg.errors.UndefinedTable:
         return [("contents", "empty", "nothing was loaded yet")]
-    said = ", ".join(f"{lines:,} {table}" for table, lines in loaded)
-    rows = [("loaded", source or "nothing", f"{said}, {newest}" if loaded else "")]
+    rows = [("loaded", source or "nothing", f"last on {newest}" if loaded else "")]
+    rows += [("", table, f"{lines:,} rows") for table, lines in loaded]
     if refused:
         rows.append(("quarantine", f"{refused:,} rows", "`tierhouse quarantine list`"))
     if published is not None:

@@ -205,7 +205,9 @@ def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: R
             continue
         raw, found = _quote(header), rows.columns[header]
         value = _typed(header, found, column, source.timezone)
-        if column.type == "number":
+        if column.type == "number" and found != "VARCHAR":
+            problems.append((f"{value} is null and {raw} is not null", "'impossible_number'", name))
+        elif column.type == "number":
             problems.append(
                 (
                     f"{value} is null and {_text(raw)} is not null",
@@ -230,14 +232,13 @@ def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: R
         problems.append((odd, f"if({unread}, 'invalid_encoding', 'control_characters')", first))
     if not problems:
         return
-    reason = " ".join(f"when {condition} then {why}" for condition, why, _ in problems)
-    column_name = " ".join(
-        f"when {condition} then {_case(column)}" for condition, _, column in problems
+    found_wrong = " ".join(
+        f"when {condition} then row({why}, {_case(column)})" for condition, why, column in problems
     )
     duck.execute(
-        f"insert into rejected select '{table}', {shift} | row_number, reason, column_name from "
-        f"(select row_number, case {reason} end as reason, case {column_name} end as column_name "
-        f"from {rows.relation}) where reason is not null"
+        f"insert into rejected select '{table}', {shift} | row_number, wrong[1], wrong[2] from "
+        f"(select row_number, case {found_wrong} end as wrong from {rows.relation}) "
+        f"where wrong is not null"
     )
 
 
@@ -261,17 +262,17 @@ def _map(
             for name in _castable(contract, found)
         ]
         reasons = _reasons(source, contract, found, delivered_at)
-        outcome = " ".join(f"when {condition} then '{reason}'" for condition, reason, _ in reasons)
-        column = " ".join(
-            f"when {condition} then {_literal(name)}" for condition, _, name in reasons
+        found_wrong = " ".join(
+            f"when {condition} then '{reason} {name}'" for condition, reason, name in reasons
         )
         content = ", ".join(name for name in contract.landed if name not in contract.key)
         duck.execute(
             f"create table checked_{table} as select {', '.join(contract.columns)}, source_row, "
             f"cast(hash({content}) >> 1 as bigint) as content_hash, "
-            f"case {outcome} end as outcome, case {column} end as outcome_column "
-            f"from (select {', '.join([typed, *lost])}, source_row from draft "
-            f"{_left_out(source, table)})"
+            f"split_part(wrong, ' ', 1) as outcome, split_part(wrong, ' ', 2) as outcome_column "
+            f"from (select *, case {found_wrong} end as wrong from "
+            f"(select {', '.join([typed, *lost])}, source_row from draft "
+            f"{_left_out(source, table)}))"
         )
     except duckdb.Error as error:
         # A value in the message may be a customer's name.
@@ -395,22 +396,36 @@ def _reasons(
 def _refuse_rows_out_of_nowhere(
     duck: duckdb.DuckDBPyConnection, source: Source, table: str, files: Sequence[Rows]
 ) -> None:
-    numbers = ", ".join(str(rows.file.file_id) for rows in files)
-    mapped, rows, invented = duck.execute(
-        f"select count(*), count(distinct source_row), "
-        f"count_if(coalesce(source_row >> {FILE_SHIFT}, 0) not in ({numbers})) "
-        f"from checked_{table}"
+    """Every row carries the source_row of a row of the files, and no two carry the same."""
+    given = " union all ".join(
+        f"select {rows.file.file_id << FILE_SHIFT} | row_number as source_row from {rows.relation}"
+        for rows in files
+    )
+    # Where the SELECT keeps every row, as most do, the sums are the same and say so at once.
+    marks = "row(count(*), sum(hash(source_row)))"
+    kept = (
+        f"select (select {marks} from checked_{table}) = (select {marks} from ({given}) "
+        f"where source_row not in (select source_row from rejected where table_name = '{table}'))"
+    )
+    if duck.execute(kept).fetchall() == [(True,)]:
+        return
+    mapped, rows = duck.execute(
+        f"select count(*), count(distinct source_row) from checked_{table}"
     ).fetchall()[0]
+    invented = duck.execute(
+        f"select count(*) from checked_{table} anti join ({given}) as given using (source_row)"
+    ).fetchall()[0][0]
+    where = source.folder / f"{table}.sql"
     if invented:
         raise TierhouseError(
-            f"{source.folder / table}.sql gives {invented:,} rows a source_row that is none of the "
-            f"view file's. Nothing was loaded. Pass source_row on as it is, or one of a group's."
+            f"{where} gives {invented:,} rows a source_row that is none of the view file's. "
+            f"Nothing was loaded. Pass source_row on as it is, or one of a group's."
         )
     if mapped != rows:
         raise TierhouseError(
-            f"{source.folder / table}.sql gives {mapped:,} rows from {rows:,} rows of the files. "
-            f"Nothing was loaded. A row may become one row at most, and carries its source_row: "
-            f"look for a join that multiplies rows."
+            f"{where} gives {mapped:,} rows from {rows:,} rows of the files. Nothing was loaded. "
+            f"A row may become one row at most, and carries its source_row: look for a join that "
+            f"multiplies rows."
         )
 
 
