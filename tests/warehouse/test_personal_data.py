@@ -20,14 +20,14 @@ REFUSED = range(0, CANARIES, 20)  # customers with a birth year that is none
 MALFORMED = range(7, CANARIES, 100)  # and with a comma too many in the name
 DAY = date(2026, 3, 1)
 # In every planted value, and in nothing else.
-PLANTED = re.compile(rb"qanary|0990417\d", re.IGNORECASE)
+PLANTED = re.compile(rb"qanary|4909904173377", re.IGNORECASE)
 
 
 def customer(number: int) -> shop_files.Row:
     return shop_files.row("customers", number) | {
         "customer_id": f"qanary-{number:04}",
         "email": f"qanary{number:04}@mail.example",
-        "phone": f"+490990417{number:04}",
+        "phone": f"+4909904173377{number:04}",
         "full_name": f"Ann Qanary{number:04} Smith",
     }
 
