@@ -37,7 +37,7 @@ down: install ## stop them
 	@$(BIN)/tierhouse down
 
 test: install lint ## everything that must hold, under 15 minutes
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest

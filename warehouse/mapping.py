@@ -34,7 +34,6 @@ NO_OFFSET = "[0-9:. ][+-](1[6-9]|[2-9][0-9])(:?[0-9]{2})?[ ]*$"  # no place is 1
 IDENTIFIER = "nullif(regexp_replace(trim(written), '[.]0+$', ''), '')"
 CONTROL = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F"  # all but tab and line ends
 REPLACED = r"\x{FFFD}"  # stands where bytes were no text
-BLANKS = "' ' || chr(9) || chr(10) || chr(13)"
 DUCKDB_TYPES = {
     "text": "varchar", "personal": "varchar", "customer": "uuid",
     "number": NUMBER, "time": "timestamp", "date": "date",
@@ -348,7 +347,7 @@ def _contracted(source: Source, contract: Table, name: str, found: Mapping[str, 
     if name == "customer_id":
         return "replace(cast(customer_id as varchar), '-', '')"
     if kind == "text":
-        value = _text(name)
+        value = f"nullif(cast({name} as varchar), '')"  # the file's text came trimmed
         if name == "product_id" and source.not_products:
             return f"if({value} in ({_codes(source)}), null, {value})"
         return value
@@ -553,7 +552,7 @@ def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
 
 
 def _text(value: str) -> str:
-    return f"nullif(trim(cast({value} as varchar), {BLANKS}), '')"
+    return f"nullif(trim(cast({value} as varchar)), '')"
 
 
 def _case(column: str) -> str:
