@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -109,9 +109,11 @@ def load(
     found = read_source(source)
     settings = read_settings()
     now = _now()
-    where = Path(path).expanduser() if path else None
+    where = _place(path)
     # What comes with a package is delivered on no day.
     delivered = _day(day) if day and (where or found.package is None) else None
+    if delivered is not None and delivered > now.date() + timedelta(days=1):
+        raise WrongUsage(f"{delivered} is still to come, and no day of a delivery.")
     arrival = None
     if delivered is not None and where is None:
         arrival = deliveries.look(found, settings.landing_folder, delivered, now)
@@ -184,7 +186,7 @@ def check_source(source: SourceName, path: ShopFiles = "") -> None:
     found = read_source(source)
     with console.status(f"Reading the files of {found.name}"):
         # A key of its own: these pseudonyms are for looking at, and nowhere else.
-        seen = preview(found, Path(path).expanduser() if path else None, token_bytes(32), _now())
+        seen = preview(found, _place(path), token_bytes(32), _now())
     for table, (columns, rows) in seen.rows.items():
         console.print(terminal.sample(table, columns, rows))
     console.print(terminal.loaded(seen.report))
@@ -211,7 +213,7 @@ def list_quarantine() -> None:
 def show_quarantine(
     table: Annotated[str | None, typer.Option(help="Only this table's rows.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only rows refused for this.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows.")] = 20,
 ) -> None:
     """Show refused rows: where they stand, why they were refused, what the file says.
 
@@ -307,8 +309,8 @@ def rotate_key() -> None:
         renamed = pseudonyms.rotate(settings, open_warehouse(settings).warehouse)
     _say(
         f"{renamed:,} customers have new pseudonyms. Exports with the old ones no longer match: "
-        f"make them again. A source that makes its order numbers from the customer (cdnow) now "
-        f"makes others: of its old files, load none again but as it was."
+        f"make them again. A source that makes order numbers from the customer now makes others: "
+        f"a file that overlaps older ones would land their lines twice."
     )
 
 
@@ -677,6 +679,13 @@ def _show_status(settings: Settings) -> None:
 
     for part, now, where in health.state(settings):
         print(f"{part:<14} {now:<17} {where}".rstrip())
+
+
+def _place(path: str) -> Path | None:
+    try:
+        return Path(path).expanduser() if path else None
+    except RuntimeError as error:
+        raise WrongUsage(f"{path} cannot be found: {error}") from None
 
 
 def _now() -> datetime:

@@ -30,24 +30,31 @@ SCOREBOARD: Mapping[str, tuple[str, str]] = {
 
 def loaded(report: Report) -> Group:
     """Where every row went, by table; files whose content was loaded before add nothing."""
-    table = _table("table", "read", "accepted", "corrected", "duplicate", "anonymous", "refused")
+    counts = {
+        "read": [entry.read for entry in report.tables],
+        "accepted": [entry.accepted for entry in report.tables],
+        "corrected": [entry.corrected for entry in report.tables],
+        "duplicate": [entry.duplicate for entry in report.tables],
+        "anonymous": [entry.anonymous for entry in report.tables],
+        "quarantined": [sum(entry.quarantined.values()) for entry in report.tables],
+    }
+    always = ("read", "accepted")
+    shown = {name: rows for name, rows in counts.items() if name in always or any(rows)}
+    table = _table("table", *shown)
     table.padding = 0
-    table.columns[0].no_wrap = True
-    for entry in report.tables:
-        table.add_row(
-            entry.table,
-            *(
-                f"{rows:,}"
-                for rows in (
-                    entry.read, entry.accepted, entry.corrected, entry.duplicate, entry.anonymous,
-                    sum(entry.quarantined.values()),
-                )
-            ),
-        )  # fmt: skip
+    for column in table.columns:
+        column.no_wrap = True
+    for place, entry in enumerate(report.tables):
+        table.add_row(entry.table, *(f"{rows[place]:,}" for rows in shown.values()))
     said: list[RenderableType] = [table] if report.tables else []
     for entry in report.tables:
         for reason, rows in entry.quarantined.items():
             said.append(f"quarantined  {entry.table}: {rows:,} {reason}")
+    said += [
+        f"{entry.table}: {entry.merged:,} of the duplicates were merged or left out by the mapping"
+        for entry in report.tables
+        if entry.merged
+    ]
     said += [escape(notice) for notice in report.notices]
     if report.loaded_before:
         said.append(f"Loaded before, so left alone: {escape(', '.join(report.loaded_before))}.")

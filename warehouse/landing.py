@@ -52,10 +52,6 @@ class Bench:
         self.cursor.execute(query, parameters or None)
         return self.cursor.fetchall()
 
-    def count(self, query: str) -> int:
-        """The one number that a DuckDB query gives."""
-        return self.duck.execute(query).fetchall()[0][0]
-
     def ingest(self, query: str, table: str, schema: str | None = None) -> None:
         """Copy the rows of a DuckDB query into a table, or into a new temporary one."""
         batches = _ahead(self.duck.sql(query).to_arrow_reader(LARGEST_ARROW_BATCH))

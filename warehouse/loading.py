@@ -36,8 +36,8 @@ class TableReport:
     """Where the rows of a table's new files went; read is the sum of the four that follow.
 
     accepted: landed; of these, `corrected` met their key with other content, and the older of the
-    two is kept in raw.superseded. duplicate: repeats, and rows that the mapping merged or left
-    out. quarantined: how many rows by reason.
+    two is kept in raw.superseded. duplicate: repeats, and the `merged`, which the mapping made one
+    row of or left out. quarantined: how many rows by reason.
     """
 
     table: str
@@ -46,6 +46,7 @@ class TableReport:
     accepted: int
     corrected: int
     duplicate: int
+    merged: int
     anonymous: int
     quarantined: Mapping[str, int]
 
@@ -280,6 +281,7 @@ def tally(
         accepted=landed + outcomes["superseded"],
         corrected=corrected,
         duplicate=outcomes["duplicate"] + read - outcomes.total(),
+        merged=read - outcomes.total(),
         anonymous=outcomes["anonymous"],
         quarantined=bad,
     )
@@ -295,6 +297,7 @@ def add_up(table: str, entries: Sequence[TableReport]) -> TableReport:
         accepted=sum(entry.accepted for entry in entries),
         corrected=sum(entry.corrected for entry in entries),
         duplicate=sum(entry.duplicate for entry in entries),
+        merged=sum(entry.merged for entry in entries),
         anonymous=sum(entry.anonymous for entry in entries),
         quarantined=dict(reasons.most_common()),
     )
@@ -328,6 +331,7 @@ def _refuse_too_many(
         if excess(source, [report])
     )
     bench.warehouse.rollback()
+    bench.ask("select pg_advisory_xact_lock(hashtextextended('load', 0))")
     for table, files in opened.items():
         _forget(bench, table, files)
         _quarantine(bench, delivery, table, files, refused=True)
@@ -351,12 +355,12 @@ def _first_refused(bench: Bench, table: str, files: Sequence[Rows]) -> str:
 
 
 def _forget(bench: Bench, table: str, files: Sequence[Rows]) -> None:
-    """Take out of quarantine what earlier tries of the files left there."""
+    """Take out of quarantine what earlier tries of the files, or of others so named, left there."""
     for rows in files:
         bench.do(
-            "delete from quarantine.rows where file_hash = $1 and table_name = $2 "
-            "and (file_id is null or file_id = $3)",
-            rows.file.hash, table, rows.file.file_id,
+            "delete from quarantine.rows where table_name = $1 and (file_id = $2 "
+            "or file_id is null and (file_hash = $3 or file_name = $4))",
+            table, rows.file.file_id, rows.file.hash, rows.file.path.name,
         )  # fmt: skip
 
 
@@ -384,6 +388,7 @@ def _quarantine(
 
 
 def notices(source: Source, opened: Mapping[str, Sequence[Rows]]) -> list[str]:
+    """What a person may want to know of the files: their columns that no table reads."""
     unread = {
         rows.file.path.name: unused_columns(rows, [*source.tables.values()])
         for files in opened.values()
@@ -404,8 +409,11 @@ def _same_file(path: Path, file_hash: str, file_id: int) -> DataFile:
 
 
 def _hash(file: Path) -> str:
-    with file.open("rb") as content:
-        return file_digest(content, "sha256").hexdigest()
+    try:
+        with file.open("rb") as content:
+            return file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise TierhouseError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _refuse_other_shop(bench: Bench, source: Source) -> None:

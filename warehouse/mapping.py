@@ -6,7 +6,6 @@ mapping made, with `outcome`: null for a row that may land, 'anonymous', 'duplic
 reason for quarantine. What the mapping merged or left out is the rest.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,22 +15,21 @@ from pathlib import Path
 
 import duckdb
 
+from warehouse import pseudonyms
 from warehouse.contract import EVENT_TYPES, TABLES, Table
 from warehouse.reading import Rows
 from warehouse.settings import Refused, TierhouseError
 from warehouse.source import REFERENCES, FileColumn, Source
 
 EARLIEST = "1990-01-01"
-LONGEST = {"body": 100_000}  # characters; 1,000 for other texts
+LONGEST = {"body": 100_000}  # bytes; 1,000 for other texts
 LONGEST_KEY = 200
 # Outcomes of rows that neither land nor are quarantined.
 SET_ASIDE = ("anonymous", "duplicate", "superseded")
-FILE_SHIFT = 40  # source_row in the view `file` is file_id << 40 | row_number
+FILE_SHIFT = 40  # source_row in the view `file` is file_id << 40 | tierhouse_row
 ROW_NUMBER = (1 << FILE_SHIFT) - 1
 NUMBER = "decimal(18, 6)"
 NO_OFFSET = "[0-9:. ][+-](1[6-9]|[2-9][0-9])(:?[0-9]{2})?[ ]*$"  # no place is 16 hours from UTC
-# A customer's identifier as it is written. 17850 that went through a float is 17850.0: the same.
-IDENTIFIER = "nullif(regexp_replace(trim(written), '[.]0+$', ''), '')"
 CONTROL = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F"  # all but tab and line ends
 REPLACED = r"\x{FFFD}"  # stands where bytes were no text
 DUCKDB_TYPES = {
@@ -60,7 +58,9 @@ def workbench(scratch: Path, source: Source) -> Iterator[duckdb.DuckDBPyConnecti
     with duckdb.connect() as duck:
         duck.execute("set preserve_insertion_order = false")  # rows have numbers
         # In memory, and past the limit in scratch: a database file costs twice the time.
-        duck.execute(f"set temp_directory = '{scratch}'; set memory_limit = '1GB'")
+        duck.execute(f"set temp_directory = {_literal(str(scratch))}; set memory_limit = '1GB'")
+        # DuckDB 2.0 takes from a column's statistics that a cast loses nothing: NaN passes then.
+        duck.execute("set disabled_optimizers = 'statistics_propagation'")
         duck.execute(f"set timezone = '{source.timezone}'")
         duck.execute(
             "create macro line_key(line) as "
@@ -108,7 +108,7 @@ def identify(
         "create table people as select written, source_customer_id, "
         "cast(substr(sha256($outer::blob || unhex(sha256($inner::blob || "
         "encode(source_customer_id)))), 1, 32) as uuid) as pseudonym "
-        f"from (select written, {IDENTIFIER} as source_customer_id from written) "
+        f"from (select written, {pseudonyms.IDENTIFIER} as source_customer_id from written) "
         "where source_customer_id is not null",
         {"inner": inner, "outer": outer},
     )
@@ -133,7 +133,8 @@ def check(
     columns = source.tables[table].columns
     typed = ", ".join(_declared(name, column) for name, column in columns.items())
     joined = " ".join(
-        f"left join people as {name}_people on {name}_people.written = taken.{name}"
+        f"left join people as {_quote(f'{name} people')} "
+        f"on {_quote(f'{name} people')}.written = taken.{_quote(name)}"
         for name, column in columns.items()
         if column.type == "customer"
     )
@@ -186,7 +187,8 @@ def refused_rows(source: Source, table: str, rows: Rows) -> str:
     """
     columns = source.tables[table].columns
     is_personal = any(column.type == "personal" for column in columns.values())
-    shown, joined = [], []
+    shown: dict[str, str] = {}
+    joined = []
     for name, column in columns.items():
         header = rows.header(column)
         if header is None or (is_personal and column.type != "customer"):
@@ -194,17 +196,18 @@ def refused_rows(source: Source, table: str, rows: Rows) -> str:
         value = f"replace(cast(rows.{_quote(header)} as varchar), chr(0), '\u2400')"
         if column.type == "customer":
             joined.append(
-                f"left join people as {name}_people "
-                f"on {name}_people.written = cast(rows.{_quote(header)} as varchar)"
+                f"left join people as {_quote(f'{name} people')} on "
+                f"{_quote(f'{name} people')}.written = cast(rows.{_quote(header)} as varchar)"
             )
-            value = f"replace(cast({name}_people.pseudonym as varchar), '-', '')"
-        shown.append(f"{_quote(header)} := {value}")
+            value = f"replace(cast({_quote(f'{name} people')}.pseudonym as varchar), '-', '')"
+        shown[header] = f"{_quote(header)} := {value}"
     return (
         f"select bad.source_row & {ROW_NUMBER} as source_row, bad.reason, "
-        f"bad.column_name, cast(to_json(struct_pack({', '.join(shown)})) as varchar) as raw_row "
+        f"bad.column_name, "
+        f"cast(to_json(struct_pack({', '.join(shown.values())})) as varchar) as raw_row "
         f"from ({bad_rows(table)}) as bad "
         f"left join {rows.relation} as rows "
-        f"on rows.row_number = bad.source_row & {ROW_NUMBER} {' '.join(joined)} "
+        f"on rows.tierhouse_row = bad.source_row & {ROW_NUMBER} {' '.join(joined)} "
         f"where bad.source_row >> {FILE_SHIFT} = {rows.file.file_id}"
     )
 
@@ -256,8 +259,8 @@ def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: R
         f"when {condition} then row({why}, {_case(column)})" for condition, why, column in problems
     )
     duck.execute(
-        f"insert into rejected select '{table}', {shift} | row_number, wrong[1], wrong[2] from "
-        f"(select row_number, case {found_wrong} end as wrong from {rows.relation}) "
+        f"insert into rejected select '{table}', {shift} | tierhouse_row, wrong[1], wrong[2] from "
+        f"(select tierhouse_row, case {found_wrong} end as wrong from {rows.relation}) "
         f"where wrong is not null"
     )
 
@@ -286,7 +289,8 @@ def _map(
         )
         content = ", ".join(name for name in contract.landed if name not in contract.key)
         duck.execute(
-            f"create table checked_{table} as select {', '.join(contract.columns)}, source_row, "
+            f"create table checked_{table} as select "
+            f"{', '.join(_landed(source, name) for name in contract.columns)}, source_row, "
             f"cast(hash({content}) >> 1 as bigint) as content_hash, "
             f"split_part(wrong, ' ', 1) as outcome, split_part(wrong, ' ', 2) as outcome_column "
             f"from (select *, case {found_wrong} end as wrong from "
@@ -294,12 +298,19 @@ def _map(
             f"{_left_out(source, table)}))"
         )
     except duckdb.Error as error:
-        # A value in the message may be a customer's name.
-        said = re.sub("'[^']*'", "'…'", " ".join(str(error).split()))[:300]
+        said = " ".join(str(error).split())[:300]
+        if isinstance(error, duckdb.ConversionException | duckdb.InvalidInputException):
+            # The message quotes the value, which may be a customer's name.
+            said = f"a value of the files does not fit what it does ({type(error).__name__})."
         raise TierhouseError(
             f"{where} fails: {said} Nothing was loaded. Correct the SELECT; `tierhouse sources "
             f"check` tries it without loading."
         ) from None
+
+
+def _landed(source: Source, name: str) -> str:
+    """Amounts are in the reporting currency by now, whatever the line was paid in."""
+    return f"'{source.currency}' as currency" if name == "currency" else name
 
 
 def _left_out(source: Source, table: str) -> str:
@@ -329,6 +340,15 @@ def _refuse_other_columns(source: Source, contract: Table, found: Mapping[str, s
             f"{where} gives {', '.join(unknown)}, which {contract.name} does not have; its columns "
             f"are {', '.join(contract.columns)}. Nothing was loaded. Correct the SELECT."
         )
+    for name, kind in found.items():
+        if name != "source_row" and (name in contract.personal) != kind.startswith(
+            "STRUCT(personal"
+        ):
+            raise TierhouseError(
+                f"{where} gives {name} what it may not be. Nothing was loaded. A column whose type "
+                f"in {source.folder / 'source.yml'} is personal goes to email, phone or full_name, "
+                f"as it is, and nothing else goes there."
+            )
     if found.get("customer_id", "UUID") != "UUID":
         raise TierhouseError(
             f"{where} gives a customer_id that is no pseudonym. Nothing was loaded. Take it from a "
@@ -346,6 +366,8 @@ def _contracted(source: Source, contract: Table, name: str, found: Mapping[str, 
         return f"cast(null as {kind})"
     if name == "customer_id":
         return "replace(cast(customer_id as varchar), '-', '')"
+    if name in contract.personal:
+        return f"nullif({name}.personal, '')"
     if kind == "text":
         value = f"nullif(cast({name} as varchar), '')"  # the file's text came trimmed
         if name == "product_id" and source.not_products:
@@ -353,7 +375,7 @@ def _contracted(source: Source, contract: Table, name: str, found: Mapping[str, 
         return value
     if name in ("unit_price", "discount_amount") and source.rates and "currency" in found:
         rates = " ".join(
-            f"when '{currency}' then cast({rate} as decimal(20, 8))"
+            f"when '{currency}' then cast('{rate}' as decimal(20, 12))"
             for currency, rate in source.rates.items()
         )
         rate = f"case upper({_text('currency')}) {rates} else 1 end"
@@ -416,10 +438,10 @@ def _reasons(
     if "event_type" in contract.columns:
         known = ", ".join(f"'{kind}'" for kind in EVENT_TYPES)
         reasons.append((f"event_type not in ({known})", "unknown_event_type", "event_type"))
-    reasons += [
-        (f"{name} not between {least} and {greatest}", "out_of_bounds", name)
-        for name, (least, greatest) in source.bounds(contract.name).items()
-    ]
+    for name, (least, greatest) in source.bounds(contract.name).items():
+        limits = [f"{name} < {least}"] * (least is not None)
+        limits += [f"{name} > {greatest}"] * (greatest is not None)
+        reasons.append((" or ".join(limits) or "false", "out_of_bounds", name))
     return reasons
 
 
@@ -428,7 +450,8 @@ def _refuse_rows_out_of_nowhere(
 ) -> None:
     """Every row carries the source_row of a row of the files, and no two carry the same."""
     given = " union all ".join(
-        f"select {rows.file.file_id << FILE_SHIFT} | row_number as source_row from {rows.relation}"
+        f"select {rows.file.file_id << FILE_SHIFT} | tierhouse_row as source_row "
+        f"from {rows.relation}"
         for rows in files
     )
     # Where the SELECT keeps every row, as most do, the sums are the same and say so at once.
@@ -467,10 +490,12 @@ def _find_orphans(duck: duckdb.DuckDBPyConnection, table: str, column: str) -> N
         for name in (f"known_{referred}", f"checked_{referred} where outcome is null")
         if name.split()[0] in tables
     ]
+    if not known:
+        return  # a preview of files without the table that is referred to
     duck.execute(
         f"update checked_{table} set outcome = 'orphan_{column.removesuffix('_id')}', "
         f"outcome_column = '{column}' where outcome is null and {column} is not null "
-        f"and {column} not in ({' union all '.join(known) or 'select null where false'})"
+        f"and {column} not in ({' union all '.join(known)})"
     )
 
 
@@ -498,7 +523,12 @@ def _find_repeats(duck: duckdb.DuckDBPyConnection, source: Source, table: str) -
 
 
 def _declared(name: str, column: FileColumn) -> str:
-    return f"{name}_people.pseudonym as {name}" if column.type == "customer" else name
+    """A column of the view `file`. What is personal is wrapped: only `pii` columns take it."""
+    if column.type == "customer":
+        return f"{_quote(f'{name} people')}.pseudonym as {_quote(name)}"
+    if column.type == "personal":
+        return f"struct_pack(personal := taken.{_quote(name)}) as {_quote(name)}"
+    return f"taken.{_quote(name)}"
 
 
 def _taken(source: Source, table: str, rows: Rows) -> str:
@@ -508,13 +538,14 @@ def _taken(source: Source, table: str, rows: Rows) -> str:
         header = rows.header(column)
         if header is None:
             kind = "varchar" if column.type == "customer" else DUCKDB_TYPES[column.type]
-            values.append(f"cast(null as {kind}) as {name}")
+            values.append(f"cast(null as {kind}) as {_quote(name)}")
         else:
             found = rows.columns[header]
-            values.append(f"{_typed(header, found, column, source.timezone)} as {name}")
+            values.append(f"{_typed(header, found, column, source.timezone)} as {_quote(name)}")
     return (
-        f"select {', '.join(values)}, {_literal(rows.file.path.name)} as file_name, "
-        f"sheet_number as sheet, {rows.file.file_id << FILE_SHIFT} | row_number as source_row "
+        f"select {', '.join(values)}, {_literal(str(rows.file.path))} as file_name, "
+        f"tierhouse_sheet as sheet, "
+        f"{rows.file.file_id << FILE_SHIFT} | tierhouse_row as source_row "
         f"from {rows.relation}"
     )
 

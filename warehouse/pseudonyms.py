@@ -1,5 +1,6 @@
 """The key behind the pseudonyms of customers: who is who, and another key for all of them."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -12,7 +13,17 @@ from psycopg import sql
 from warehouse.connections import connect
 from warehouse.settings import Refused, Settings, TierhouseError
 
+# The identifier in the column `written`. 17850 that went through a float is 17850.0: the same.
+IDENTIFIER = (
+    "nullif(regexp_replace(trim(written, ' ' || chr(9) || chr(10) || chr(13)), "
+    r"'^([0-9]+)[.]0+$', '\1'), '')"
+)
 SECRET, NEXT_SECRET = "pseudonyms", "pseudonyms.next"
+
+
+def identifier(written: str) -> str:
+    """A customer's identifier as the files mean it; in SQL it is IDENTIFIER."""
+    return re.sub(r"^([0-9]+)[.]0+$", r"\1", written.strip(" \t\r\n"))
 
 
 def pseudonym(key: bytes, source_customer_id: str) -> str:
@@ -71,7 +82,7 @@ def look_up(url: str, source_customer_id: str) -> str:
         try:
             found = connection.execute(
                 "select customer_id from pii.customer_ids where source_customer_id = %s",
-                [source_customer_id.strip()],
+                [identifier(source_customer_id)],
             ).fetchone()
         except psycopg.errors.InsufficientPrivilege:
             raise Refused(
@@ -127,9 +138,12 @@ def rotate(settings: Settings, url: str) -> int:
             "from renamed where old = row ->> 'customer_id'"
         )
         cursor.execute(
-            "update quarantine.rows set raw_row = (select jsonb_object_agg(field, "
-            "coalesce(to_jsonb(new), value)) from jsonb_each(raw_row) as fields (field, value) "
-            "left join renamed on to_jsonb(old) = value)"
+            "update quarantine.rows as target set raw_row = renewed.raw_row from ("
+            "select rows.ctid as place, jsonb_object_agg(field, "
+            "coalesce(to_jsonb(new), value)) as raw_row from quarantine.rows as rows "
+            "cross join jsonb_each(rows.raw_row) as fields (field, value) "
+            "left join renamed on old = value #>> '{}' group by rows.ctid"
+            ") as renewed where renewed.place = target.ctid"
         )
         cursor.execute("update pii.key_fingerprint set fingerprint = %s", [fingerprint(new_key)])
     with suppress(FileNotFoundError):  # another process was first, in read_key

@@ -1,8 +1,8 @@
 """Open a shop's files as DuckDB relations, in the shape that the source declares, or refuse them.
 
 A file becomes the relation `rows_<file_id>`: the declared columns under the headers of the file,
-and `sheet_number` and `row_number`. Text files are read as text, so that no value changes on the
-way: types are the mapping's.
+and `tierhouse_sheet` and `tierhouse_row`. Text files are read as text, so that no value changes on
+the way: types are the mapping's.
 """
 
 import codecs
@@ -36,7 +36,7 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "time": TIMES,
     "date": TIMES,
 }
-ALWAYS = ("sheet_number", "row_number")
+ALWAYS = ("tierhouse_sheet", "tierhouse_row")
 RUNS_ON = -1  # the fields of a malformed row that holds other rows
 
 
@@ -86,9 +86,9 @@ def open_file(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -
     kind = file.path.suffix.lower()
     try:
         if kind == ".parquet":
-            rows = _open_parquet(duck, file)
+            rows = _open_parquet(duck, source, file)
         elif kind == ".xlsx":
-            rows = _open_workbook(duck, file)
+            rows = _open_workbook(duck, source, file)
         else:
             rows = _open_csv(duck, source, mapping, file)
     except (duckdb.Error, csv.Error, pa.ArrowInvalid, OSError, ValueError) as error:
@@ -97,7 +97,6 @@ def open_file(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -
             f"{file.path} cannot be read as {kind.lstrip('.') or 'a data file'}: {said} Nothing "
             f"was loaded. Check that the file is whole and is what its name says."
         ) from None
-    _refuse_other_shape(source, rows)
     if rows.count == 0 and not all(wanted.may_be_empty for wanted in source.tables.values()):
         raise Refused(
             f"{file.path} has a header and no rows. Nothing was loaded. Deliver the file with its "
@@ -156,16 +155,29 @@ def unused_columns(rows: Rows, mappings: Sequence[TableMapping]) -> list[str]:
     return [name for name in rows.columns if name not in used]
 
 
-def _open_parquet(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
+def _used(source: Source, rows: Rows) -> list[str]:
+    """The headers of the file that some table reads, each once."""
+    headers = (
+        rows.header(column)
+        for mapping in source.tables.values()
+        for column in mapping.columns.values()
+    )
+    return [header for header in dict.fromkeys(headers) if header is not None]
+
+
+def _open_parquet(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -> Rows:
     location = "'" + str(file.path).replace("'", "''") + "'"
+    described = duck.execute(f"describe select * from read_parquet({location})").fetchall()
+    rows = Rows(file, {name: kind for name, kind, *_ in described})
+    _refuse_other_shape(source, rows)
+    used = "".join('"' + name.replace('"', '""') + '", ' for name in _used(source, rows))
     duck.execute(
-        f"create view rows_{file.file_id} as select *, 1 as sheet_number, "
-        f"file_row_number + 1 as row_number "
+        f"create view {rows.relation} as select {used}1 as tierhouse_sheet, "
+        f"file_row_number + 1 as tierhouse_row "
         f"from read_parquet({location}, file_row_number = true)"
     )
-    described = duck.execute(f"describe select * from read_parquet({location})").fetchall()
-    counted = duck.execute(f"select count(*) from rows_{file.file_id}").fetchall()
-    return Rows(file, {name: kind for name, kind, *_ in described}, count=counted[0][0])
+    _count(duck, rows)
+    return rows
 
 
 def _open_csv(
@@ -182,22 +194,15 @@ def _open_csv(
             raise ValueError("it is empty.")
         content.seek(0)
         names = _header(content, mapping)
-        repeated = frozenset(name for name, times in Counter(names).items() if times > 1)
-        rows = Rows(file, dict.fromkeys(_each_once(names), "VARCHAR"), repeated)
+        rows = Rows(file, dict.fromkeys(_each_once(names), "VARCHAR"), _repeated(names))
         _refuse_other_shape(source, rows)
         content.seek(0)
         if mapping.delimiter == " ":
             _split_at_spaces(duck, mapping, rows, content)
         elif is_delimited(rows, mapping):
-            used = [
-                header
-                for wanted in source.tables.values()
-                for column in wanted.columns.values()
-                if (header := rows.header(column)) is not None
-            ]
-            noted = rows.malformed
-            columns = list(rows.columns)
-            batches = _csv_batches(content, mapping, columns, list(dict.fromkeys(used)), noted)
+            batches = _csv_batches(
+                content, mapping, list(rows.columns), _used(source, rows), rows.malformed
+            )
             _create(duck, rows, batches)
             _refuse_open_quote(content, mapping)
             for number, fields in rows.malformed.items():
@@ -238,12 +243,13 @@ def _split_at_spaces(
     duck.register("incoming", _csv_batches(content, lines, ["line"], ["line"], {}))
     duck.execute(
         f"create table {rows.relation}_split as select "
-        "string_split_regex(trim(line), ' +') as fields, sheet_number, row_number from incoming"
+        "string_split_regex(trim(line), ' +') as fields, tierhouse_sheet, tierhouse_row "
+        "from incoming"
     )
     duck.unregister("incoming")
     width = len(rows.columns)
     rows.malformed |= duck.execute(
-        f"select row_number, len(fields) from {rows.relation}_split where len(fields) <> {width}"
+        f"select tierhouse_row, len(fields) from {rows.relation}_split where len(fields) <> {width}"
     ).fetchall()
     named = ", ".join(
         f'fields[{place}] as "{name}"' for place, name in enumerate(rows.columns, start=1)
@@ -263,6 +269,10 @@ def _header(content: BinaryIO, mapping: TableMapping) -> list[str]:
     if mapping.delimiter == " ":
         names = " ".join(names).split()
     return names
+
+
+def _repeated(names: Sequence[str]) -> frozenset[str]:
+    return frozenset(name for name, times in Counter(names).items() if times > 1)
 
 
 def _each_once(names: Sequence[str]) -> Iterator[str]:
@@ -294,7 +304,10 @@ def _csv_batches(
         pa.PythonFile(readable, mode="r"),
         # One thread: only then does a malformed row know its number.
         read_options=pyarrow.csv.ReadOptions(
-            use_threads=False, column_names=list(columns), skip_rows=1, block_size=4 << 20
+            use_threads=False,
+            column_names=list(columns),
+            skip_rows_after_names=1,
+            block_size=4 << 20,
         ),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=mapping.delimiter,
@@ -308,7 +321,11 @@ def _csv_batches(
         ),
     )
     schema = pa.schema(
-        [*reader.schema, pa.field("sheet_number", pa.int32()), pa.field("row_number", pa.int64())]
+        [
+            *reader.schema,
+            pa.field("tierhouse_sheet", pa.int32()),
+            pa.field("tierhouse_row", pa.int64()),
+        ]
     )
 
     def numbered() -> Iterator[pa.RecordBatch]:
@@ -325,7 +342,7 @@ def _csv_batches(
     return pa.RecordBatchReader.from_batches(schema, numbered())
 
 
-def _open_workbook(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
+def _open_workbook(duck: duckdb.DuckDBPyConnection, source: Source, file: DataFile) -> Rows:
     """All sheets below each other, as text."""
     from python_calamine import CalamineError, CalamineWorkbook
 
@@ -343,17 +360,22 @@ def _open_workbook(duck: duckdb.DuckDBPyConnection, file: DataFile) -> Rows:
             ]
             numbers = pa.array(range(first_row, first_row + len(body)), pa.int64())
             first_row += len(body)
+            headers.append([str(name) for name in header])
+            if headers[-1] != headers[0]:
+                raise ValueError(f"its sheet {number} has other columns than its first.")
             yield pa.table(
                 [*columns, pa.array([number] * len(body), pa.int32()), numbers],
-                names=[*(str(name) for name in header), *ALWAYS],
+                names=[*_each_once(headers[0]), *ALWAYS],
             )
 
+    headers: list[list[str]] = []
     try:
         table = pa.concat_tables(cells())
     except (CalamineError, pa.ArrowInvalid) as error:
         raise ValueError(str(error)) from None
     names = [name for name in table.column_names if name not in ALWAYS]
-    rows = Rows(file, dict.fromkeys(names, "VARCHAR"))
+    rows = Rows(file, dict.fromkeys(names, "VARCHAR"), _repeated(headers[0]))
+    _refuse_other_shape(source, rows)
     _create(duck, rows, table.to_reader())
     return rows
 

@@ -7,10 +7,12 @@ it declares, and gives the columns of the shop contract.
 import importlib.util
 from collections.abc import Mapping
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
+import duckdb
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +24,9 @@ REFERENCES = {"product_id": "products", "customer_id": "customers", "campaign_id
 
 Kind = Literal["text", "number", "time", "date", "customer", "personal"]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
+Rate = Annotated[Decimal, Field(gt=0, lt=10**8, decimal_places=12)]
+Limit = Annotated[float, Field(allow_inf_nan=False)]
+Bounds = tuple[Limit | None, Limit | None]  # null: no limit on that side
 
 
 class _Strict(BaseModel):
@@ -43,7 +48,18 @@ class FileColumn(_Strict):
     @field_validator("headers", mode="before")
     @classmethod
     def _one_or_many(cls, headers: Any) -> Any:
+        if not headers:
+            raise ValueError("`from` names no header")
         return (headers,) if isinstance(headers, str) else headers
+
+    @field_validator("format")
+    @classmethod
+    def _readable(cls, format: str | None) -> str | None:
+        try:
+            duckdb.execute("select try_strptime('', $format)", {"format": format})
+        except duckdb.Error:
+            raise ValueError(f"{format!r} is no format of a time; one is %d/%m/%Y %H:%M") from None
+        return format
 
 
 class TableMapping(_Strict):
@@ -57,7 +73,23 @@ class TableMapping(_Strict):
     may_be_empty: bool = False
     changed_rows: Literal["correction", "conflict"] | None = None
     references: tuple[str, ...] = ()
-    bounds: Mapping[str, tuple[float, float]] = {}
+    bounds: Mapping[str, Bounds] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _below_the_folder(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern:
+                raise ValueError(f"{pattern!r} is no pattern below the folder of the files")
+        return patterns
+
+    @field_validator("columns")
+    @classmethod
+    def _other_names(cls, columns: Mapping[str, FileColumn]) -> Mapping[str, FileColumn]:
+        for name in ("file_name", "sheet", "source_row"):
+            if name in columns:
+                raise ValueError(f"{name} is a column that the view `file` has anyway")
+        return columns
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -89,12 +121,12 @@ class Source(_Strict):
     folder: Path
     selects: Mapping[str, str]
     currency: Currency
-    rates: Mapping[Currency, Annotated[float, Field(gt=0)]] = {}
+    rates: Mapping[Currency, Rate] = {}
     timezone: str = "UTC"
     not_products: tuple[str, ...] = ()
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
     missing_day: Literal["refused", "allowed"] = "refused"
-    grace_hours: float = Field(default=6, ge=0)
+    grace_hours: float = Field(default=6, ge=0, le=24 * 365)
     package: str | None = None
     package_folder: str = ""
     tables: Mapping[str, TableMapping] = Field(min_length=1)
@@ -108,6 +140,8 @@ class Source(_Strict):
 
     @model_validator(mode="after")
     def _of_the_contract(self) -> "Source":
+        if self.currency in self.rates:
+            raise ValueError(f"{self.currency} is the reporting currency and has no rate")
         for name, mapping in self.tables.items():
             if name not in TABLES:
                 raise ValueError(f"{name} is no table of the contract: {', '.join(TABLES)}")
@@ -115,6 +149,9 @@ class Source(_Strict):
             for column in (*mapping.bounds, *mapping.references):
                 if column not in contract.columns:
                     raise ValueError(f"{name} has no column {column}")
+            for column in mapping.bounds:
+                if not contract.kind(column).startswith(("decimal", "integer", "bigint")):
+                    raise ValueError(f"{name}.{column} is no number and has no bounds")
             for column in mapping.references:
                 if column not in REFERENCES or REFERENCES[column] == name:
                     raise ValueError(f"{name}.{column} refers to no table")
@@ -132,7 +169,7 @@ class Source(_Strict):
         declared = self.tables[table].changed_rows
         return TABLES[table].corrects if declared is None else declared == "correction"
 
-    def bounds(self, table: str) -> Mapping[str, tuple[float, float]]:
+    def bounds(self, table: str) -> Mapping[str, Bounds]:
         """Least and greatest value of the table's bounded columns."""
         return BOUNDS.get(table, {}) | dict(self.tables[table].bounds)
 
@@ -142,7 +179,11 @@ class Source(_Strict):
         Raises WrongUsage: nothing is there. TierhouseError: the package is not installed.
         """
         where = path if path is not None else self._package_data()
-        if not where.exists():
+        try:
+            is_there = where.exists()
+        except OSError as error:
+            raise WrongUsage(f"{where} cannot be looked at: {error.strerror}.") from None
+        if not is_there:
             raise WrongUsage(
                 f"There is nothing at {where}. Give `tierhouse load {self.name}` the file or the "
                 f"folder that holds the shop's files."
@@ -200,15 +241,15 @@ def read_source(name: str) -> Source:
 
     Raises WrongUsage: there is no such source, or its source.yml or a SELECT lacks something.
     """
-    folder = BUILT_IN / name if (BUILT_IN / name).is_dir() else Path(name).expanduser()
+    names = sorted(path.name for path in BUILT_IN.iterdir())
+    folder = BUILT_IN / name if name in names else Path(name)
     file = folder / "source.yml"
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        names = ", ".join(sorted(path.name for path in BUILT_IN.iterdir()))
         raise WrongUsage(
-            f"There is no source {name!r}. Built in are {names}; a source of your own is a "
-            f"folder with a source.yml."
+            f"There is no source {name!r}. Built in are {', '.join(names)}; a source of your own "
+            f"is a folder with a source.yml."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WrongUsage(f"{file} cannot be read: {error}.") from None
@@ -217,14 +258,15 @@ def read_source(name: str) -> Source:
         if not isinstance(settings, dict):
             raise ValueError("it is no mapping of settings")
         selects = {
-            table: (folder / f"{table}.sql").read_text(encoding="utf-8")
-            for table in settings.get("tables") or ()
+            table: _read_select(folder, table, mapping)
+            for table, mapping in (settings.get("tables") or {}).items()
         }
         return Source(name=folder.resolve().name, folder=folder, selects=selects, **settings)
     except FileNotFoundError as error:
         raise WrongUsage(
             f"{file} names a table whose mapping {error.filename} is not there. Write the SELECT "
-            f"that makes it; the built-in sources in {BUILT_IN} are examples."
+            f"that makes it, or give the columns the names of the contract; the built-in sources "
+            f"in {BUILT_IN} are examples."
         ) from None
     except ValidationError as error:
         wrong = "; ".join(
@@ -235,11 +277,22 @@ def read_source(name: str) -> Source:
         raise WrongUsage(
             f"{file} cannot be used. {wrong}. The built-in sources in {BUILT_IN} are examples."
         ) from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise WrongUsage(
             f"{file} cannot be used: {said}. The built-in sources in {BUILT_IN} are examples."
         ) from None
+
+
+def _read_select(folder: Path, table: str, mapping: Any) -> str:
+    """The table's SELECT. Columns that have the contract's names already need none."""
+    try:
+        return (folder / f"{table}.sql").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        columns = mapping["columns"]
+        if table not in TABLES or not set(columns) <= set(TABLES[table].columns):
+            raise
+        return f"select {', '.join(columns)}, source_row from file"
 
 
 def landing_day(landing: Path, source: Source, day: date) -> Path:
