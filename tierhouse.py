@@ -630,7 +630,11 @@ def main() -> None:
         app()
     except TierhouseError as error:
         paragraph = textwrap.fill(
-            f"Error: {error}", 80, break_long_words=False, break_on_hyphens=False
+            str(error),
+            80,
+            initial_indent="Error: ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         print(paragraph, file=sys.stderr)
         sys.exit(3 if isinstance(error, Refused) else 2 if isinstance(error, WrongUsage) else 1)

@@ -46,7 +46,8 @@ def refused(tierhouse, installation):
         assert ended.stderr.startswith("Error: ")
         assert "Traceback" not in ended.stdout + ended.stderr
         assert "\n\n" not in ended.stderr
-        assert max(map(len, ended.stderr.splitlines())) <= 80
+        lines = [line.removeprefix("Error: ") for line in ended.stderr.splitlines()]
+        assert max(len(line) for line in lines if " " in line) <= 80  # a path is not cut
         return " ".join(ended.stderr.split())
 
     return run
@@ -78,7 +79,7 @@ def test_a_file_without_the_needed_columns(refused, tmp_path, settings):
     file.write_text("order,date\n1,2011-01-01\n")
     said = refused(3, "load", "online_retail", str(file))
     assert "lacks the column Invoice or InvoiceNo" in said
-    assert "Found: 'order', 'date'" in said
+    assert "Its first line has 2 fields, and none is such a header" in said
     assert "Nothing was loaded" in said
     with connect(settings.warehouse_url.get_secret_value()) as connection:
         assert connection.execute("select count(*) from raw.order_lines").fetchone() == (3,)

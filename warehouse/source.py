@@ -289,8 +289,8 @@ def _read_select(folder: Path, table: str, mapping: Any) -> str:
     try:
         return (folder / f"{table}.sql").read_text(encoding="utf-8")
     except FileNotFoundError:
-        columns = mapping["columns"]
-        if table not in TABLES or not set(columns) <= set(TABLES[table].columns):
+        columns = mapping.get("columns")
+        if table not in TABLES or not columns or not set(columns) <= set(TABLES[table].columns):
             raise
         return f"select {', '.join(columns)}, source_row from file"
 

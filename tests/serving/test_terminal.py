@@ -94,9 +94,9 @@ def test_a_table_shows_what_is_in_a_cell_and_reads_nothing_into_it():
 def test_a_load_says_where_every_row_went_why_rows_were_refused_and_what_it_left_alone():
     report = Report(
         [
-            TableReport("order_lines", 2, 1_234_567, 1_233_067, 40, 900, 100,
+            TableReport("order_lines", 2, 1_234_567, 1_233_067, 40, 900, 30, 100,
                         {"orphan_product": 498, "missing_key": 2}),
-            TableReport("campaign_contacts", 1, 7, 7, 0, 0, 0, {}),
+            TableReport("campaign_contacts", 1, 7, 7, 0, 0, 0, 0, {}),
         ],
         ["[/old].csv"],
         ["[/new].csv: not read: [bold]colour[/bold]"],

@@ -80,7 +80,8 @@ def test_tables_have_the_columns_of_the_contract_and_the_source_reads_them_all(f
             assert pq.read_schema(file).names == list(TABLES[name].columns), file
         assert set(source.tables[name].columns) == set(TABLES[name].columns)
     assert source.currency == customers.REPORTING_CURRENCY
-    assert {source.currency: 1.0, **source.rates} == customers.RATES
+    rates = {currency: float(rate) for currency, rate in source.rates.items()}
+    assert {source.currency: 1.0, **rates} == customers.RATES
 
 
 def test_the_summary_counts_every_row(small_parts, tmp_path):

@@ -62,7 +62,7 @@ def line(column: str, spoiled: str | bytes, reason: str) -> Kind:
 CSV_KINDS = {
     "no order": line("order_id", "", "missing_key"),
     "an order of spaces": line("order_id", "   ", "missing_key"),
-    "an order of tabs": line("order_id", "\t\t", "missing_key"),
+    "an order of tabs": line("order_id", "\t\t", "control_characters"),
     "no line number": line("line_number", "", "missing_key"),
     "no time": line("ordered_at", "", "missing_value"),
     "no quantity": line("quantity", "", "missing_value"),

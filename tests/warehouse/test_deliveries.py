@@ -113,7 +113,7 @@ def test_a_missing_day_says_in_one_line_where_it_was_looked_for_and_what_to_do(s
 )
 def test_what_a_day_was(new_files, rows, is_first, hours, expected):
     arrival = Arrival(DAY, Path(), MIDNIGHT + GRACE, State.arrived, "")
-    table = TableReport("order_lines", new_files, rows, rows, 0, 0, 0, {})
+    table = TableReport("order_lines", new_files, rows, rows, 0, 0, 0, 0, {})
     delivered_at = MIDNIGHT if is_first else MIDNIGHT + timedelta(microseconds=1)
     now = MIDNIGHT + timedelta(hours=hours)
     assert outcome(arrival, Report([table], [], []), delivered_at, now) is expected

@@ -552,7 +552,7 @@ def test_other_currencies_come_at_their_rates_and_without_one_not_at_all(
     load_files(source, write_lines(tmp_path / "lines.csv", *lines))
     query = "select currency, unit_price, discount_amount from raw.order_lines order by line_number"
     assert ask(warehouse, query) == [
-        ("EUR", 10, 1), ("GBP", Decimal("12.5"), Decimal("1.25")), ("USD", 8, Decimal("0.8")),
+        ("EUR", 10, 1), ("EUR", Decimal("12.5"), Decimal("1.25")), ("EUR", 8, Decimal("0.8")),
         ("EUR", 10, 1),
     ]  # fmt: skip
     assert shop_files.quarantined(warehouse, "order_lines") == [(6, "unknown_currency", "currency")]
