@@ -118,7 +118,8 @@ def time_ingest(url: str, files: Path, query: str) -> Run:
 
 def _ingest(url: str, files: Path, query: str) -> float:
     lines = f"read_parquet('{files}/order_lines*.parquet')"
-    frame = duckdb.execute(query.format(lines=lines)).to_arrow_table()
+    with duckdb.connect() as duck:
+        frame = duck.sql(query.format(lines=lines)).to_arrow_table()
     with connect_bulk(url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()
         cursor.adbc_ingest("bare_order_lines", frame, mode="create")
