@@ -220,43 +220,44 @@ def _reject(duck: duckdb.DuckDBPyConnection, source: Source, table: str, rows: R
             "insert into rejected values (?, ?, 'malformed_row', null)",
             [(table, shift | number) for number in rows.malformed],
         )
-    problems: list[tuple[str, str, str]] = []  # condition, reason, column
+    problems: list[tuple[str, str, str]] = []  # SQL: condition, reason, column
     texts: dict[str, str] = {}
     for name, column in source.tables[table].columns.items():
         header = rows.header(column)
         if header is None:
             continue
-        raw, found = _quote(header), rows.columns[header]
+        raw, found, said = _quote(header), rows.columns[header], _literal(name)
         value = _typed(header, found, column, source.timezone)
         if column.type == "number" and found != "VARCHAR":
-            problems.append((f"{value} is null and {raw} is not null", "'impossible_number'", name))
+            problems.append((f"{value} is null and {raw} is not null", "'impossible_number'", said))
         elif column.type == "number":
             problems.append(
                 (
                     f"{value} is null and {_text(raw)} is not null",
                     f"if(try_cast({_text(raw)} as double) is null or contains({raw}, '_'), "
                     "'unparsable_number', 'impossible_number')",
-                    name,
+                    said,
                 )
             )
         elif column.type in ("time", "date") and found == "VARCHAR":
             problems.append(
-                (f"{value} is null and {_text(raw)} is not null", "'unparsable_time'", name)
+                (f"{value} is null and {_text(raw)} is not null", "'unparsable_time'", said)
             )
         elif found == "VARCHAR":
-            texts[name] = raw
+            texts[said] = raw
     if texts:
         odd = f"regexp_matches(concat({', '.join(texts.values())}), '[{CONTROL}{REPLACED}]')"
         first = " ".join(
-            f"when regexp_matches({raw}, '[{CONTROL}{REPLACED}]') then '{name}'"
-            for name, raw in texts.items()
+            f"when regexp_matches({raw}, '[{CONTROL}{REPLACED}]') then {said}"
+            for said, raw in texts.items()
         )
         unread = f"regexp_matches(concat({', '.join(texts.values())}), '[{REPLACED}]')"
-        problems.append((odd, f"if({unread}, 'invalid_encoding', 'control_characters')", first))
+        why = f"if({unread}, 'invalid_encoding', 'control_characters')"
+        problems.append((odd, why, f"case {first} end"))
     if not problems:
         return
     found_wrong = " ".join(
-        f"when {condition} then row({why}, {_case(column)})" for condition, why, column in problems
+        f"when {condition} then row({why}, {column})" for condition, why, column in problems
     )
     duck.execute(
         f"insert into rejected select '{table}', {shift} | tierhouse_row, wrong[1], wrong[2] from "
@@ -584,10 +585,6 @@ def _typed(header: str, found: str, column: FileColumn, timezone: str) -> str:
 
 def _text(value: str) -> str:
     return f"nullif(trim(cast({value} as varchar)), '')"
-
-
-def _case(column: str) -> str:
-    return f"case {column} end" if column.startswith("when ") else _literal(column)
 
 
 def _quote(name: str) -> str:

@@ -81,13 +81,17 @@ def test_a_column_of_the_shop_may_have_any_name(warehouse, load_files, tmp_path)
     assert (lines.accepted, lines.duplicate) == (99, 0)
 
 
-@pytest.mark.parametrize("name", ["order", "Bought at", 'a "b"', "select"])
+@pytest.mark.parametrize(
+    "name", ["order", "Bought at", 'a "b"', "select", "when it was", "o'clock"]
+)
 def test_a_column_of_the_view_may_have_any_name(warehouse, load_files, tmp_path, name):
     quoted = '"' + name.replace('"', '""') + '"'
     columns = {name if column == "at" else column: how for column, how in THREE.items()}
     shop = source(tmp_path / "shop", select=SELECT.replace('"at"', quoted), columns=columns)
-    (lines,) = load_files(shop, csv_of(tmp_path / "a.csv", "ann,2024-01-01,5")).tables
-    assert lines.accepted == 1
+    rows = [*["ann,2024-01-01,5"] * 39, "ann,never,5"]
+    (lines,) = load_files(shop, csv_of(tmp_path / "a.csv", *rows)).tables
+    assert (lines.accepted, lines.quarantined) == (39, {"unparsable_time": 1})
+    assert ask(warehouse, "select column_name from quarantine.rows") == [(name,)]
 
 
 def test_files_of_one_name_in_two_folders_are_two_files(warehouse, load_files, tmp_path):
