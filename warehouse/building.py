@@ -1,19 +1,25 @@
 """Run the dbt project for the days asked for."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 
+from warehouse import changes, duck
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
-from warehouse.settings import PROJECT, Refused, TierhouseError, WrongUsage
+from warehouse.settings import PROJECT, Refused, Target, TierhouseError, WrongUsage
 
 DBT_PROJECT = PROJECT / "dbt_project"
+DUCKDB_FILE = "warehouse.duckdb"
+# Shops close over Christmas; after a month of silence it is the load that did not come.
+LONGEST_SILENCE = timedelta(days=31)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def refuse_horizon(horizon_days: int) -> None:
 
 
 def refuse_days_outside(history: History, days: Sequence[date]) -> None:
-    """Raise WrongUsage for a day that has nothing before it."""
+    """Raise WrongUsage for a day that has nothing before it, or nothing near it."""
     early = [day for day in days if day <= history.first]
     if early:
         raise WrongUsage(
@@ -60,32 +66,100 @@ def refuse_days_outside(history: History, days: Sequence[date]) -> None:
             f"as-of day sees only what came before it. Choose a day after {history.first} "
             f"(the newest order is of {history.last})."
         )
+    late = [day for day in days if day > history.last + LONGEST_SILENCE]
+    if late:
+        raise WrongUsage(
+            f"The newest order is of {history.last}: as of {max(late)} every customer would look "
+            f"gone, when it is the later orders that are not loaded. Load them, or choose a day up "
+            f"to {history.last + LONGEST_SILENCE}."
+        )
 
 
 def build(
     urls: Urls,
     days: Sequence[date],
     state: Path,
+    target: Target = Target.postgres,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> int:
     """Build the features of these days, and the labels of those whose windows are closed.
 
-    One dbt run for all the days; each is replaced whole. `progress` hears each model's name, how
-    many are done and of how many. Returns the number of nodes built.
+    One dbt run for all the days; each is replaced whole. Of what does not depend on the day only
+    what changed in raw since this engine built last is built again. No load runs meanwhile: all
+    tables show one state of the shop. With target duckdb everything is built in
+    `state`/warehouse.duckdb, from a copy of raw that is brought up to date first.
+    `progress` hears each model's name, how many are done and of how many. Returns the number of
+    nodes built.
     Raises Refused: a data test of dbt failed. TierhouseError: a model did.
     """
-    from dbt.cli.main import dbtRunner  # slow to import
+    with exclusive(urls.warehouse, "build"), exclusive(urls.warehouse, "load"):
+        fingerprint = _fingerprint()
+        changed = changes.read(urls.warehouse, target, fingerprint)
+        if target is Target.duckdb:
+            duck.copy_raw(
+                urls.warehouse,
+                state / DUCKDB_FILE,
+                changed,
+                changes.customers(urls.warehouse, target, changed),
+                lambda table: progress(f"copy of {table}", 0, 0),
+            )
+        else:
+            _mark_customers(urls, changed)
+        _say_where(urls, state)
+        results = _run_dbt(days, state, target, changed, progress)
+        if target is Target.postgres:
+            with connect(urls.warehouse) as connection:
+                grant(connection)
+        _refuse_unless_done(results, state)
+        changes.consume(urls.warehouse, target, changed, fingerprint)
+    return len(results)
 
-    target = urlsplit(urls.warehouse)
+
+def _mark_customers(urls: Urls, changed: changes.Changes) -> None:
+    """Fill ops.touched_customers, which tells dbt whom an update builds again."""
+    with connect(urls.warehouse) as connection:
+        connection.execute("create table if not exists ops.touched_customers (table_name text, customer_id text)")
+        connection.execute("truncate ops.touched_customers")
+        if not changed.is_whole:
+            connection.execute(
+                "insert into ops.touched_customers (table_name, customer_id) "
+                "select distinct table_name, entity_id from ops.changes where day is not null "
+                "and change_id <= %s and change_id > "
+                "(select change_id from ops.consumed where target = %s)",
+                [changed.up_to, Target.postgres],
+            )
+        connection.execute("analyze ops.touched_customers")
+
+
+def _fingerprint() -> str:
+    """Of all that says what the tables hold: by other definitions nothing built stands."""
+    files = [DBT_PROJECT / "dbt_project.yml", *sorted(DBT_PROJECT.rglob("*.sql"))]
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _say_where(urls: Urls, state: Path) -> None:
+    """What dbt_project/profiles.yml reads from the environment."""
+    warehouse = urlsplit(urls.warehouse)
     os.environ.update(
-        TIERHOUSE_PG_HOST=target.hostname or "",
-        TIERHOUSE_PG_PORT=str(target.port or 5432),
-        TIERHOUSE_PG_USER=unquote(target.username or ""),
-        TIERHOUSE_PG_DATABASE=unquote(target.path.lstrip("/")),
-        TIERHOUSE_PG_SSLMODE=dict(parse_qsl(target.query)).get("sslmode", "prefer"),
-        DBT_ENV_SECRET_TIERHOUSE_PG_PASSWORD=unquote(target.password or ""),
+        TIERHOUSE_PG_HOST=warehouse.hostname or "",
+        TIERHOUSE_PG_PORT=str(warehouse.port or 5432),
+        TIERHOUSE_PG_USER=unquote(warehouse.username or ""),
+        TIERHOUSE_PG_DATABASE=unquote(warehouse.path.lstrip("/")),
+        TIERHOUSE_PG_SSLMODE=dict(parse_qsl(warehouse.query)).get("sslmode", "prefer"),
+        DBT_ENV_SECRET_TIERHOUSE_PG_PASSWORD=unquote(warehouse.password or ""),
+        TIERHOUSE_DUCKDB_FILE=str(state / DUCKDB_FILE),
         DO_NOT_TRACK="1",
     )
+
+
+def _run_dbt(
+    days: Sequence[date],
+    state: Path,
+    target: Target,
+    changed: changes.Changes,
+    progress: Callable[[str, int, int], None],
+) -> Sequence[Any]:
+    from dbt.cli.main import dbtRunner  # slow to import
 
     def hear(event: Any) -> None:
         data = event.data
@@ -94,23 +168,30 @@ def build(
         elif event.info.name == "LogTestResult":
             progress(data.node_info.node_name, data.index, data.num_models)
 
-    listed = ", ".join(f"'{day.isoformat()}'" for day in sorted(set(days)))
-    with exclusive(urls.warehouse, "build"):
-        outcome = dbtRunner(callbacks=[hear]).invoke(
-            ["build",
-             "--exclude-resource-type", "unit_test",  # truths of the code, held by its own tests
-             "--project-dir", str(DBT_PROJECT),
-             "--profiles-dir", str(DBT_PROJECT),
-             "--target-path", str(state / "dbt" / "target"),
-             "--log-path", str(state / "dbt" / "logs"),
-             "--log-level", "none",
-             "--vars", f"{{as_of_dates: [{listed}]}}"]
-        )  # fmt: skip
-        if outcome.exception is not None:
-            raise TierhouseError(f"dbt could not run: {_one_line(str(outcome.exception))}")
-        with connect(urls.warehouse) as connection:
-            grant(connection)
-    results = outcome.result.results  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    variables: dict[str, Any] = {"as_of_dates": [day.isoformat() for day in sorted(set(days))]}
+    if not changed.is_whole:
+        variables["touched_days"] = {
+            table: [[first.isoformat(), last.isoformat()] for first, last in ranges]
+            for table, ranges in changed.days.items()
+        }
+    outcome = dbtRunner(callbacks=[hear]).invoke(
+        ["build",
+         "--exclude-resource-type", "unit_test",  # truths of the code, held by its own tests
+         *(["--full-refresh"] if changed.is_whole else []),
+         "--target", target,
+         "--project-dir", str(DBT_PROJECT),
+         "--profiles-dir", str(DBT_PROJECT),
+         "--target-path", str(state / "dbt" / "target"),
+         "--log-path", str(state / "dbt" / "logs"),
+         "--log-level", "none",
+         "--vars", json.dumps(variables)]
+    )  # fmt: skip
+    if outcome.exception is not None:
+        raise TierhouseError(f"dbt could not run: {_one_line(str(outcome.exception))}")
+    return outcome.result.results  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+
+
+def _refuse_unless_done(results: Sequence[Any], state: Path) -> None:
     broken = [r for r in results if r.status == "error"]
     untrue = [r for r in results if r.status == "fail"]
     if broken:
@@ -124,7 +205,6 @@ def build(
             f"The data breaks what must hold: {named}. Nothing downstream should use these days. "
             f"Look at the rows with the SQL in {state / 'dbt' / 'target' / 'compiled'}."
         )
-    return len(results)
 
 
 def _one_line(message: str | None) -> str:

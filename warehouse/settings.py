@@ -6,12 +6,20 @@ The only module that reads the environment. `tierhouse.py` builds one `Settings`
 import os
 import secrets
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, PostgresDsn, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Target(StrEnum):
+    """The engines that build the features, by the name of their dbt target."""
+
+    postgres = "postgres"
+    duckdb = "duckdb"
 
 
 class TierhouseError(Exception):

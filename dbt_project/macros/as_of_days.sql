@@ -44,3 +44,8 @@
         select cast({{ horizon }} as integer) as horizon_days
     {%- endfor -%}
 {%- endmacro %}
+
+{# Lengths of the feature windows in days. #}
+{% macro feature_windows() -%}
+    {{ return([7, 14, 30, 60, 90, 180, 365]) }}
+{%- endmacro %}

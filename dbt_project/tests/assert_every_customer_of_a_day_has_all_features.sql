@@ -1,34 +1,37 @@
--- The feature tables of a day hold the same customers: the join loses nobody.
+-- The families of a day hold the same customers: joining them loses nobody.
 with
-
-as_of_days as (
-
-    {{ as_of_days() }}
-
-),
 
 counted as (
 
+    {% for family in ['rfm', 'behaviour', 'engagement', 'profile'] %}
+        select
+            '{{ family }}' as family,
+            as_of_date,
+            count(*) as customers
+        from {{ ref('feat_customer_' ~ family) }}
+        where as_of_date in ({{ as_of_date_literals() }})
+        group by as_of_date
+        {% if not loop.last %}union all{% endif %}
+    {% endfor %}
+
+),
+
+joined as (
+
     select
-        as_of_days.as_of_date,
-        (
-            select count(*)
-            from {{ ref('feat_customer_rfm') }} as rfm
-            where rfm.as_of_date = as_of_days.as_of_date
-        ) as rfm_customers,
-        (
-            select count(*)
-            from {{ ref('feat_customer_behaviour') }} as behaviour
-            where behaviour.as_of_date = as_of_days.as_of_date
-        ) as behaviour_customers,
-        (
-            select count(*)
-            from {{ ref('customer_features') }} as features
-            where features.as_of_date = as_of_days.as_of_date
-        ) as customers
-    from as_of_days
+        as_of_date,
+        count(*) as customers
+    from {{ ref('customer_features') }}
+    where as_of_date in ({{ as_of_date_literals() }})
+    group by as_of_date
 
 )
 
-select * from counted
-where rfm_customers <> customers or behaviour_customers <> customers
+select
+    counted.family,
+    counted.as_of_date,
+    counted.customers,
+    joined.customers as joined_customers
+from counted
+left join joined on counted.as_of_date = joined.as_of_date
+where counted.customers <> coalesce(joined.customers, 0)

@@ -28,7 +28,8 @@ customer_days as (
         customer_id,
         order_date,
         orders,
-        net_spend
+        net_spend,
+        units
     from {{ ref('int_customer_days') }}
 
 ),
@@ -62,7 +63,8 @@ came_after as (
         closed_windows.as_of_date,
         closed_windows.horizon_days,
         sum(customer_days.net_spend) as spend,
-        sum(customer_days.orders) as orders
+        sum(customer_days.orders) as orders,
+        sum(customer_days.units) as units
     from customer_days
     inner join closed_windows
         on
@@ -84,7 +86,8 @@ outcomes as (
         customers.as_of_date,
         closed_windows.horizon_days,
         cast(coalesce(came_after.spend, 0) as numeric(14, 2)) as spend,
-        cast(coalesce(came_after.orders, 0) as integer) as orders
+        cast(coalesce(came_after.orders, 0) as integer) as orders,
+        cast(coalesce(came_after.units, 0) as double precision) as units
     from customers
     inner join closed_windows
         on customers.as_of_date = closed_windows.as_of_date
@@ -104,6 +107,7 @@ ranked as (
         horizon_days,
         spend,
         orders,
+        units,
         rank() over (
             partition by as_of_date, horizon_days
             order by spend desc
@@ -121,6 +125,7 @@ customer_labels as (
         horizon_days,
         spend,
         orders,
+        units,
         orders > 0 as is_purchased,
         orders = 0 as is_churned,
         spend > 0 and (spend_rank - 1) * 10 < customers as is_high_value

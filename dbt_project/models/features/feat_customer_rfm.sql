@@ -6,11 +6,11 @@ as_of_days as (
 
 ),
 
-customers as (
+accumulated as (
 
     select
         customer_id,
-        known_after,
+        known_from,
         known_until,
         first_order_date,
         last_order_date,
@@ -26,25 +26,27 @@ customers as (
 known as (
 
     select
-        customers.customer_id,
+        accumulated.customer_id,
         as_of_days.as_of_date,
         {{ days_between(
-            'customers.last_order_date', 'as_of_days.as_of_date'
+            'accumulated.last_order_date', 'as_of_days.as_of_date'
         ) }} as recency_days,
-        customers.orders as frequency_orders,
-        cast(customers.net_spend as numeric(14, 2)) as monetary_total,
+        accumulated.orders as frequency_orders,
+        cast(accumulated.net_spend as numeric(14, 2)) as monetary_total,
         {{ days_between(
-            'customers.first_order_date', 'as_of_days.as_of_date'
+            'accumulated.first_order_date', 'as_of_days.as_of_date'
         ) }} as tenure_days,
-        cast(customers.purchased_amount / customers.orders as numeric(14, 2))
-            as average_order_value
-    from customers
+        cast(
+            {{ divided('accumulated.purchased_amount', 'accumulated.orders', 2) }}
+            as numeric(14, 2)
+        ) as average_order_value
+    from accumulated
     inner join as_of_days
         on
-            customers.known_after < as_of_days.as_of_date
+            accumulated.known_from <= as_of_days.as_of_date
             and (
-                customers.known_until >= as_of_days.as_of_date
-                or customers.known_until is null
+                accumulated.known_until > as_of_days.as_of_date
+                or accumulated.known_until is null
             )
 
 ),
@@ -79,7 +81,23 @@ feat_customer_rfm as (
         recency_quintile,
         frequency_quintile,
         monetary_quintile,
-        recency_quintile + frequency_quintile + monetary_quintile as rfm_score
+        recency_quintile + frequency_quintile + monetary_quintile as rfm_score,
+        case
+            when recency_quintile = 5 and frequency_quintile >= 4
+                then 'champions'
+            when recency_quintile >= 3 and frequency_quintile >= 4
+                then 'loyal_customers'
+            when recency_quintile >= 4 and frequency_quintile >= 2
+                then 'potential_loyalists'
+            when recency_quintile = 5 then 'new_customers'
+            when recency_quintile = 4 then 'promising'
+            when recency_quintile = 3 and frequency_quintile = 3
+                then 'need_attention'
+            when recency_quintile = 3 then 'about_to_sleep'
+            when frequency_quintile = 5 then 'cannot_lose'
+            when frequency_quintile >= 3 then 'at_risk'
+            else 'hibernating'
+        end as rfm_segment
     from ranked
 
 )

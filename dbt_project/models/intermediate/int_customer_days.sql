@@ -1,3 +1,5 @@
+{{ config(replaces=touched_days('order_date', ['order_lines'])) }}
+
 with
 
 orders as (
@@ -5,24 +7,10 @@ orders as (
     select
         customer_id,
         order_date,
-        ordered_at,
+        known_on,
         order_id,
-        is_return,
-        order_total,
-        gross_amount,
-        discount_amount,
-        units,
-        lines,
-        not is_return and order_total > 0 as is_order
-    from {{ ref('int_orders_netted') }}
-
-),
-
-ranked as (
-
-    select
-        customer_id,
-        order_date,
+        ordered_at,
+        channel,
         is_return,
         is_order,
         order_total,
@@ -30,10 +18,33 @@ ranked as (
         discount_amount,
         units,
         lines,
+        cast(extract(hour from ordered_at) as integer) as order_hour
+    from {{ ref('int_orders_netted') }}
+
+),
+
+placed as (
+
+    select
+        customer_id,
+        order_date,
+        known_on,
+        channel,
+        is_return,
+        is_order,
+        order_total,
+        gross_amount,
+        discount_amount,
+        units,
+        lines,
+        order_hour,
         row_number() over (
-            partition by customer_id, order_date, is_order
-            order by ordered_at desc, order_id desc
-        ) as place_from_last
+            partition by customer_id, order_date, known_on, is_order
+            order by ordered_at, order_id
+        ) as place,
+        count(*) over (
+            partition by customer_id, order_date, known_on, is_order
+        ) as places
     from orders
 
 ),
@@ -43,7 +54,8 @@ days as (
     select
         customer_id,
         order_date,
-        cast(sum(case when is_order then 1 else 0 end) as integer) as orders,
+        known_on,
+        sum(case when is_order then 1 else 0 end) as orders,
         sum(order_total) as net_spend,
         sum(case when is_return then 0 else order_total end)
             as purchased_amount,
@@ -53,37 +65,27 @@ days as (
         sum(case when is_return then 0 else discount_amount end)
             as discount_amount,
         sum(case when is_return then 0 else units end) as units,
-        cast(sum(case when is_return then 0 else lines end) as integer)
-            as lines,
+        sum(case when is_return then 0 else lines end) as lines,
+        sum(case when is_order and discount_amount > 0 then 1 else 0 end)
+            as discounted_orders,
+        sum(case when is_order and order_hour between 6 and 11 then 1 else 0 end)
+            as morning_orders,
+        sum(
+            case when is_order and order_hour between 12 and 17 then 1 else 0 end
+        ) as afternoon_orders,
+        sum(case when is_order and order_hour >= 18 then 1 else 0 end)
+            as evening_orders,
         max(case when is_order then order_total end) as order_value_max,
-        max(case when is_order and place_from_last = 1 then order_total end)
-            as order_value_last
-    from ranked
-    group by customer_id, order_date
-
-),
-
-with_previous as (
-
-    select
-        customer_id,
-        order_date,
-        orders,
-        net_spend,
-        purchased_amount,
-        returned_amount,
-        gross_amount,
-        discount_amount,
-        units,
-        lines,
-        order_value_max,
-        order_value_last,
-        max(case when orders > 0 then order_date end) over (
-            partition by customer_id
-            order by order_date
-            rows between unbounded preceding and 1 preceding
-        ) as previous_order_date
-    from days
+        max(case when is_order and place = 1 then order_total end)
+            as order_value_first,
+        max(case when is_order and place = places then order_total end)
+            as order_value_last,
+        max(case when is_order and place = 1 then order_hour end)
+            as first_order_hour,
+        max(case when is_order and place = 1 then channel end)
+            as first_order_channel
+    from placed
+    group by customer_id, order_date, known_on
 
 ),
 
@@ -92,22 +94,25 @@ customer_days as (
     select
         customer_id,
         order_date,
-        orders,
-        cast(net_spend as numeric(28, 9)) as net_spend,
-        cast(purchased_amount as numeric(28, 9)) as purchased_amount,
-        cast(returned_amount as numeric(28, 9)) as returned_amount,
-        cast(gross_amount as numeric(28, 9)) as gross_amount,
-        cast(discount_amount as numeric(28, 9)) as discount_amount,
-        cast(units as numeric(18, 3)) as units,
-        lines,
-        cast(order_value_max as numeric(28, 9)) as order_value_max,
-        cast(order_value_last as numeric(28, 9)) as order_value_last,
-        previous_order_date,
-        case
-            when orders > 0
-                then {{ days_between('previous_order_date', 'order_date') }}
-        end as order_gap_days
-    from with_previous
+        known_on,
+        cast(orders as integer) as orders,
+        cast(net_spend as numeric(38, 12)) as net_spend,
+        cast(purchased_amount as numeric(38, 12)) as purchased_amount,
+        cast(returned_amount as numeric(38, 12)) as returned_amount,
+        cast(gross_amount as numeric(38, 12)) as gross_amount,
+        cast(discount_amount as numeric(38, 12)) as discount_amount,
+        cast(units as numeric(18, 6)) as units,
+        cast(lines as integer) as lines,
+        cast(discounted_orders as integer) as discounted_orders,
+        cast(morning_orders as integer) as morning_orders,
+        cast(afternoon_orders as integer) as afternoon_orders,
+        cast(evening_orders as integer) as evening_orders,
+        cast(order_value_max as numeric(38, 12)) as order_value_max,
+        cast(order_value_first as numeric(38, 12)) as order_value_first,
+        cast(order_value_last as numeric(38, 12)) as order_value_last,
+        cast(first_order_hour as integer) as first_order_hour,
+        first_order_channel
+    from days
 
 )
 

@@ -8,11 +8,14 @@ order_lines as (
         customer_id,
         ordered_at,
         order_date,
+        known_on,
         product_id,
         quantity,
         unit_price,
-        discount_amount
+        discount_amount,
+        channel
     from {{ ref('stg_order_lines') }}
+    where {{ touched_days('ordered_at', ['order_lines']) }}
 
 ),
 
@@ -24,20 +27,25 @@ returned as (
     select
         customer_id,
         order_date,
+        known_on,
         coalesce(product_id, '') as product_key,
         unit_price,
         -sum(quantity) as units_returned
     from {{ ref('stg_order_lines') }}
-    where quantity < 0
+    where
+        quantity < 0
+        and {{ touched_days('ordered_at', ['order_lines']) }}
     group by
         customer_id,
         order_date,
+        known_on,
         coalesce(product_id, ''),
         unit_price
 
 ),
 
--- Purchases and returns of the same customer, product, price and day.
+-- Purchases and returns of the same customer, product, price and day that
+-- became known together.
 met as (
 
     select
@@ -46,6 +54,7 @@ met as (
         stg_order_lines.customer_id,
         stg_order_lines.ordered_at,
         stg_order_lines.order_date,
+        stg_order_lines.known_on,
         returned.product_key,
         stg_order_lines.unit_price,
         stg_order_lines.quantity,
@@ -57,9 +66,12 @@ met as (
         on
             stg_order_lines.customer_id = returned.customer_id
             and stg_order_lines.order_date = returned.order_date
+            and stg_order_lines.known_on = returned.known_on
             and coalesce(stg_order_lines.product_id, '') = returned.product_key
             and stg_order_lines.unit_price = returned.unit_price
-    where stg_order_lines.quantity <> 0
+    where
+        stg_order_lines.quantity <> 0
+        and {{ touched_days('stg_order_lines.ordered_at', ['order_lines']) }}
 
 ),
 
@@ -70,6 +82,7 @@ queued as (
         line_number,
         customer_id,
         order_date,
+        known_on,
         product_key,
         unit_price,
         quantity,
@@ -78,17 +91,17 @@ queued as (
         units_returned,
         sum(case when is_return then 0 else quantity end) over (
             partition by
-                customer_id, order_date, product_key, unit_price
+                customer_id, order_date, known_on, product_key, unit_price
         ) as units_purchased,
         row_number() over (
             partition by
-                customer_id, order_date, product_key, unit_price,
+                customer_id, order_date, known_on, product_key, unit_price,
                 is_return
             order by ordered_at, order_id, line_number
         ) as place,
         sum(abs(quantity)) over (
             partition by
-                customer_id, order_date, product_key, unit_price,
+                customer_id, order_date, known_on, product_key, unit_price,
                 is_return
             order by ordered_at, order_id, line_number
             rows between unbounded preceding and current row
@@ -104,6 +117,7 @@ matched as (
         line_number,
         customer_id,
         order_date,
+        known_on,
         product_key,
         unit_price,
         quantity,
@@ -129,6 +143,7 @@ given_back as (
         line_number,
         customer_id,
         order_date,
+        known_on,
         product_key,
         unit_price,
         is_return,
@@ -138,7 +153,7 @@ given_back as (
         end as units_moved,
         case
             when is_return then 0
-            else -round(discount_amount * units_netted / quantity, 6)
+            else -{{ divided('discount_amount * units_netted', 'quantity', 6) }}
         end as discount_moved
     from matched
 
@@ -157,6 +172,7 @@ moved as (
                         partition by
                             customer_id,
                             order_date,
+                            known_on,
                             product_key,
                             unit_price
                     )
@@ -174,12 +190,19 @@ remaining as (
         order_lines.customer_id,
         order_lines.ordered_at,
         order_lines.order_date,
+        order_lines.known_on,
         order_lines.product_id,
+        order_lines.channel,
         order_lines.unit_price,
         order_lines.quantity < 0 as is_return,
-        order_lines.quantity + coalesce(moved.units_moved, 0) as units,
-        order_lines.discount_amount
-        + coalesce(moved.discount_moved, 0) as discount_amount
+        cast(
+            order_lines.quantity
+            + coalesce(moved.units_moved, 0) as numeric(18, 6)
+        ) as units,
+        cast(
+            order_lines.discount_amount
+            + coalesce(moved.discount_moved, 0) as numeric(18, 6)
+        ) as discount_amount
     from order_lines
     left join moved
         on
@@ -196,13 +219,14 @@ netted as (
         customer_id,
         ordered_at,
         order_date,
+        known_on,
         product_id,
+        channel,
         is_return,
-        cast(units as numeric(18, 3)) as units,
-        cast(units * unit_price as numeric(28, 9)) as gross_amount,
-        cast(discount_amount as numeric(28, 9)) as discount_amount,
-        cast(units * unit_price - discount_amount as numeric(28, 9))
-            as line_amount
+        units,
+        units * unit_price as gross_amount,
+        discount_amount,
+        units * unit_price - discount_amount as line_amount
     from remaining
     where units <> 0 or discount_amount <> 0
 

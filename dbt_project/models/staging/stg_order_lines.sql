@@ -12,12 +12,13 @@ order_lines as (
         unit_price,
         discount_amount,
         currency,
-        channel
+        channel,
+        known_at
     from {{ source('raw', 'order_lines') }}
 
 ),
 
-renamed as (
+dated as (
 
     select
         order_id,
@@ -25,15 +26,17 @@ renamed as (
         customer_id,
         ordered_at,
         cast(ordered_at as date) as order_date,
+        {{ known_on('cast(ordered_at as date)', 'known_at') }} as known_on,
         product_id,
         quantity,
         unit_price,
         coalesce(discount_amount, 0) as discount_amount,
         quantity * unit_price - coalesce(discount_amount, 0) as line_amount,
         currency,
-        channel
+        channel,
+        known_at
     from order_lines
 
 )
 
-select * from renamed
+select * from dated

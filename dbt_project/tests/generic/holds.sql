@@ -1,12 +1,10 @@
 {#
   The SQL condition is not false for any row; name the columns that may be null in the
-  condition itself. each_day: look only at the days being built.
+  condition itself. Only rows just built are looked at: see rows_to_test.
 #}
-{% test holds(model, truth, each_day=false) %}
+{% test holds(model, truth, each_day=false, touched=none) %}
     select *
     from {{ model }}
     where not ({{ truth }})
-    {% if each_day -%}
-        and as_of_date in ({{ as_of_date_literals() }})
-    {%- endif %}
+    and {{ rows_to_test(each_day, touched) }}
 {% endtest %}

@@ -1,14 +1,9 @@
-{#
-  No two rows share these columns. each_day: look only at the days being built, because
-  the other days were tested when they were built.
-#}
-{% test unique_together(model, columns, each_day=false) %}
+{# No two rows share these columns. Only rows just built are looked at: see rows_to_test. #}
+{% test unique_together(model, columns, each_day=false, touched=none) %}
     select
         {{ columns | join(', ') }}
     from {{ model }}
-    {% if each_day -%}
-        where as_of_date in ({{ as_of_date_literals() }})
-    {%- endif %}
+    where {{ rows_to_test(each_day, touched) }}
     group by {{ columns | join(', ') }}
     having count(*) > 1
 {% endtest %}

@@ -1,0 +1,37 @@
+{# Whole days from one date to a later one. dbt.datediff differs in type between engines. #}
+{% macro days_between(first_date, second_date) -%}
+    cast({{ dbt.datediff(first_date, second_date, 'day') }} as integer)
+{%- endmacro %}
+
+{# A date some days later. dbt.dateadd makes a timestamp of it. #}
+{% macro plus_days(a_date, days) -%}
+    {{ a_date }} + {{ days }}
+{%- endmacro %}
+
+{# The first as-of day that sees a row: the day after its own, or the day it was delivered. #}
+{% macro known_on(a_date, known_at) -%}
+    greatest({{ plus_days(a_date, 1) }}, cast({{ known_at }} as date))
+{%- endmacro %}
+
+{# 1 (Monday) to 7. #}
+{% macro iso_weekday(a_date) -%}
+    cast(extract(isodow from {{ a_date }}) as integer)
+{%- endmacro %}
+
+{# Whole seconds between two times. PostgreSQL has no datediff, and dbt's stand-in is a page long. #}
+{% macro seconds_between(first_time, second_time) -%}
+    {{ return(adapter.dispatch('seconds_between', 'tierhouse')(first_time, second_time)) }}
+{%- endmacro %}
+
+{% macro default__seconds_between(first_time, second_time) -%}
+    {{ dbt.datediff(first_time, second_time, 'second') }}
+{%- endmacro %}
+
+{% macro postgres__seconds_between(first_time, second_time) -%}
+    cast(
+        extract(
+            epoch from date_trunc('second', {{ second_time }})
+            - date_trunc('second', {{ first_time }})
+        ) as bigint
+    )
+{%- endmacro %}

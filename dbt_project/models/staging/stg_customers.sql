@@ -1,0 +1,37 @@
+with
+
+customers as (
+
+    select
+        customer_id,
+        signed_up_at,
+        country,
+        region,
+        birth_year,
+        gender,
+        income_band,
+        household,
+        acquisition_channel,
+        known_at
+    from {{ source('raw', 'customers') }}
+
+),
+
+dated as (
+
+    select
+        customer_id,
+        cast(signed_up_at as date) as signed_up_on,
+        country,
+        region,
+        birth_year,
+        gender,
+        income_band,
+        household,
+        acquisition_channel,
+        cast(known_at as date) as known_on
+    from customers
+
+)
+
+select * from dated
