@@ -4,14 +4,28 @@
   so that what now yields nothing ends up empty.
 
   replace_days       the as-of days being built
-  replace_touched    what a load touched: config `replaces` is the condition on the standing rows
+  replace_touched    what a load touched in the `tables` of raw that config meta.replaces names: the
+                     rows of these days (`days`: a column), or of these customers (`customers`),
+                     of the latter only what stands after the first day (`since`)
 #}
 {% macro get_incremental_replace_days_sql(arg_dict) %}
     {{ replace_rows(arg_dict, 'as_of_date in (' ~ as_of_date_literals() ~ ')') }}
 {% endmacro %}
 
 {% macro get_incremental_replace_touched_sql(arg_dict) %}
-    {{ replace_rows(arg_dict, config.require('replaces')) }}
+    {%- set replaces = config.get('meta')['replaces'] -%}
+    {%- if not is_update() -%}
+        {%- set condition = 'true' -%}
+    {%- elif 'days' in replaces -%}
+        {%- set condition = touched_days(replaces.days, replaces.tables) -%}
+    {%- else -%}
+        {%- set condition = touched_customers(replaces.customers, replaces.tables) -%}
+        {%- if 'since' in replaces -%}
+            {%- set since = first_touched_day(replaces.tables) -%}
+            {%- set condition = condition ~ ' and ' ~ replaces.since ~ ' > ' ~ since -%}
+        {%- endif -%}
+    {%- endif -%}
+    {{ replace_rows(arg_dict, condition) }}
 {% endmacro %}
 
 {% macro replace_rows(arg_dict, condition) %}

@@ -1,8 +1,9 @@
 {% set tables = ['order_lines', 'events', 'reviews', 'campaign_contacts'] %}
-{{ config(replaces=(
-    touched_customers('customer_id', tables)
-    ~ ' and known_on > ' ~ first_touched_day(tables)
-) if is_update() else 'true') }}
+{{ config(meta={'replaces': {
+    'customers': 'customer_id',
+    'since': 'known_on',
+    'tables': tables,
+}}) }}
 
 with
 

@@ -1,4 +1,7 @@
-{{ config(replaces=touched_customers('customer_id', ['order_lines'])) }}
+{{ config(meta={'replaces': {
+    'customers': 'customer_id',
+    'tables': ['order_lines'],
+}}) }}
 
 with
 

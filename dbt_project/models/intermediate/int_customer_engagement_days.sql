@@ -1,6 +1,7 @@
-{{ config(
-    replaces=touched_days('activity_date', ['events', 'campaign_contacts'])
-) }}
+{{ config(meta={'replaces': {
+    'days': 'activity_date',
+    'tables': ['events', 'campaign_contacts'],
+}}) }}
 
 with
 

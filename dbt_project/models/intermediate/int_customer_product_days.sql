@@ -1,4 +1,7 @@
-{{ config(replaces=touched_days('order_date', ['order_lines'])) }}
+{{ config(meta={'replaces': {
+    'days': 'order_date',
+    'tables': ['order_lines'],
+}}) }}
 
 with
 
