@@ -11,7 +11,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help install demo up down test test-all bench lint format lock clean
+.PHONY: help install demo up down docs test test-all bench lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ up: install ## start the warehouse, Airflow and MLflow
 
 down: install ## stop them
 	@$(BIN)/tierhouse down
+
+docs: install ## a page about every table and column, and what is made from which
+	@$(BIN)/tierhouse docs
 
 test: install lint ## everything that must hold, under 15 minutes
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

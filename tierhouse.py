@@ -21,7 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 
 from warehouse.services import NO_TELEMETRY
-from warehouse.settings import Refused, Settings, TierhouseError, WrongUsage, read_settings
+from warehouse.settings import (
+    Refused,
+    Settings,
+    Target,
+    TierhouseError,
+    WrongUsage,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from warehouse.connections import Urls
@@ -322,6 +329,9 @@ def build(
             "--as-of", metavar="DAY[,DAY…]", help="The days, such as 2017-10-01,2018-01-01."
         ),
     ],
+    target: Annotated[
+        Target, typer.Option(help="The engine; duckdb builds in a file of its own.")
+    ] = Target.postgres,
 ) -> None:
     """Build the customer features of one or more days, in one pass.
 
@@ -334,7 +344,7 @@ def build(
     settings = read_settings()
     urls = open_warehouse(settings)
     building.refuse_days_outside(building.read_history(urls), days)
-    _build(settings, urls, days)
+    _build(settings, urls, days, target=target)
 
 
 @app.command()
@@ -490,6 +500,21 @@ def sql(
         sys.stdout.write(terminal.as_csv(columns, rows))
     else:
         sys.stdout.write(terminal.as_json(columns, rows))
+
+
+@app.command()
+def docs() -> None:
+    """Write a page about every table and column: what it means, and what it is made from.
+
+    Example: `tierhouse docs`
+    """
+    from warehouse import catalog
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    with console.status("Writing the page"):
+        page = catalog.generate(open_warehouse(settings), settings)
+    _say(f"Open {page} in a browser.")
 
 
 @app.command()
@@ -713,7 +738,11 @@ def _days(text: str) -> list[date]:
 
 
 def _build(
-    settings: Settings, urls: "Urls", days: Sequence[date], status: Status | None = None
+    settings: Settings,
+    urls: "Urls",
+    days: Sequence[date],
+    status: Status | None = None,
+    target: Target = Target.postgres,
 ) -> None:
     from warehouse import building
 
@@ -731,7 +760,7 @@ def _build(
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name[:40], completed=done, total=total)
 
-        nodes = building.build(urls, days, settings.home, show)
+        nodes = building.build(urls, days, settings.home, target, show)
     listed = str(days[0]) if len(days) == 1 else f"{len(days)} days, {min(days)} to {max(days)}"
     _say(f"Built {listed}: {nodes} models and tests hold.")
     if status is not None:

@@ -24,13 +24,13 @@ from great_expectations.datasource.fluent.postgres_datasource import PostgresDat
 from great_expectations.exceptions.exceptions import GreatExpectationsError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from expectations import features, raw, tiers
+from expectations import events, features, labels, raw, tiers
 from expectations.report import GateError, Report, Result
 from expectations.tables import Columns, Scope, Table
 
 STAGES: dict[str, tuple[Table, ...]] = {
     "raw": raw.TABLES,
-    "features": features.TABLES,
+    "features": (*features.TABLES, *labels.TABLES, *events.TABLES),
     "tiers": tiers.TABLES,
 }
 VERSION_ID = re.compile(r"[0-9a-f]{16}")

@@ -59,6 +59,19 @@ class Table:
         return next(iter(self.needs))
 
 
+def visible(scope: Scope, time: str) -> str:
+    """The SQL condition on a raw row that the day sees: it happened before, and came by then."""
+    return (
+        f"({time} < {scope.date_literal} "
+        f"and (known_at is null or known_at < {scope.date_literal} + 1))"
+    )
+
+
+def rows_outside(column: str, low: float, high: float) -> str:
+    """The SQL aggregate that counts the values that are not within the bounds; NaN is not."""
+    return f"count(*) filter (where {column} not between {low:g} and {high:g})"
+
+
 def at_least(fact: str, bound: float, severity: Severity, note: str) -> Expectation:
     """A fact that is null, because there was nothing to measure, fails its bound."""
     return ExpectColumnMinToBeBetween(

@@ -227,11 +227,12 @@ def _read_days(urls: Urls, days: Sequence[date]) -> pd.DataFrame:
     """
     with connect(urls.warehouse) as connection:
         columns = connection.execute(
-            "select column_name from information_schema.columns where table_schema = 'features' "
+            "select column_name, case when data_type = 'boolean' then '::integer' else '' end "
+            "from information_schema.columns where table_schema = 'features' "
             "and table_name = 'customer_features' and data_type not in ('text', 'date', "
             "'timestamp without time zone') order by ordinal_position"
         ).fetchall()
-    features = ", ".join(f"{name}::float8 as {name}" for (name,) in columns)
+    features = ", ".join(f"{name}{step}::float8 as {name}" for name, step in columns)
     frame = _read_frame(
         urls,
         f"select customer_id, as_of_date::timestamp as as_of_date, {features} from {TABLE} "

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 
-from warehouse import changes, duck
+from warehouse import changes, contract, duck
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
 from warehouse.settings import PROJECT, Refused, Target, TierhouseError, WrongUsage
 
@@ -94,6 +94,8 @@ def build(
     """
     with exclusive(urls.warehouse, "build"), exclusive(urls.warehouse, "load"):
         fingerprint = _fingerprint()
+        if target is Target.duckdb:
+            fingerprint += duck.identity(state / DUCKDB_FILE)
         changed = changes.read(urls.warehouse, target, fingerprint)
         if target is Target.duckdb:
             duck.copy_raw(
@@ -105,7 +107,7 @@ def build(
             )
         else:
             _mark_customers(urls, changed)
-        _say_where(urls, state)
+        set_environment(urls, state)
         results = _run_dbt(days, state, target, changed, progress)
         if target is Target.postgres:
             with connect(urls.warehouse) as connection:
@@ -118,7 +120,6 @@ def build(
 def _mark_customers(urls: Urls, changed: changes.Changes) -> None:
     """Fill ops.touched_customers, which tells dbt whom an update builds again."""
     with connect(urls.warehouse) as connection:
-        connection.execute("create table if not exists ops.touched_customers (table_name text, customer_id text)")
         connection.execute("truncate ops.touched_customers")
         if not changed.is_whole:
             connection.execute(
@@ -134,10 +135,11 @@ def _mark_customers(urls: Urls, changed: changes.Changes) -> None:
 def _fingerprint() -> str:
     """Of all that says what the tables hold: by other definitions nothing built stands."""
     files = [DBT_PROJECT / "dbt_project.yml", *sorted(DBT_PROJECT.rglob("*.sql"))]
-    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    definitions = b"".join(file.read_bytes() for file in files) + contract.ddl().encode()
+    return sha256(definitions).hexdigest()
 
 
-def _say_where(urls: Urls, state: Path) -> None:
+def set_environment(urls: Urls, state: Path) -> None:
     """What dbt_project/profiles.yml reads from the environment."""
     warehouse = urlsplit(urls.warehouse)
     os.environ.update(
@@ -186,6 +188,11 @@ def _run_dbt(
          "--log-level", "none",
          "--vars", json.dumps(variables)]
     )  # fmt: skip
+    if target is Target.duckdb:
+        # dbt keeps the file open, and others out of it, for as long as this process lives.
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        DuckDBConnectionManager.close_all_connections()
     if outcome.exception is not None:
         raise TierhouseError(f"dbt could not run: {_one_line(str(outcome.exception))}")
     return outcome.result.results  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]

@@ -13,6 +13,8 @@ PROVENANCE = {
     "file_id": "integer not null",
     "source_row": "integer not null",
     "delivered_at": "timestamp not null",
+    # When the key first came with a day's delivery; null: the source has no such time.
+    "known_at": "timestamp",
 }
 EVENT_TYPES = (
     "view", "search", "wishlist", "cart_add", "cart_remove", "checkout", "login", "support",
@@ -24,7 +26,8 @@ class Table:
     """`columns`: name -> type, with `not null` where required. `personal` ones go to `pii` only.
 
     `corrects`: without a word from the source, a newer delivery corrects a row of this table;
-    otherwise a key that comes again with other content is a conflict.
+    otherwise a key that comes again with other content is a conflict. `times` are when what the
+    row tells of happened: the first one always, the others where it did.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Table:
     columns: Mapping[str, str]
     personal: tuple[str, ...] = ()
     corrects: bool = True
+    times: tuple[str, ...] = ()
 
     def kind(self, column: str) -> str:
         """The column's type without `not null`."""
@@ -98,6 +102,7 @@ TABLES: Mapping[str, Table] = {
                 "channel": "text",
             },
             corrects=False,
+            times=("ordered_at",),
         ),
         Table(
             "events",
@@ -111,6 +116,7 @@ TABLES: Mapping[str, Table] = {
                 "product_id": "text",
             },
             corrects=False,
+            times=("occurred_at",),
         ),
         Table(
             "reviews",
@@ -123,6 +129,7 @@ TABLES: Mapping[str, Table] = {
                 "body": "text",
                 "reviewed_at": "timestamp not null",
             },
+            times=("reviewed_at",),
         ),
         Table(
             "campaigns",
@@ -150,6 +157,7 @@ TABLES: Mapping[str, Table] = {
                 "clicked_at": "timestamp",
                 "redeemed_at": "timestamp",
             },
+            times=("contacted_at", "opened_at", "clicked_at", "redeemed_at"),
         ),
     )
 }
@@ -160,14 +168,69 @@ BOUNDS = {
 }
 
 
+DATED = tuple(table.name for table in TABLES.values() if table.times)
+
+
 def ddl() -> str:
-    """The statements that make the tables of `raw`, unless they are there."""
+    """The statements that make the tables of `raw`, unless they are there, and watch them."""
     statements = []
     for table in TABLES.values():
         columns = {name: table.columns[name] for name in table.landed} | PROVENANCE
         listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
         statements.append(
             f"create table if not exists raw.{table.name} "
-            f"({listed}, primary key ({', '.join(table.key)}));"
+            f"({listed}, primary key ({', '.join(table.key)}));\n"
+            f"alter table raw.{table.name} add column if not exists known_at "
+            f"{PROVENANCE['known_at']};"
         )
+        if table.times:
+            statements.append(time_index(table))
+        statements += _triggers(table)
     return "\n".join(statements)
+
+
+def time_index(table: Table) -> str:
+    """The statement that makes a dated table's index by time, unless it is there.
+
+    Rows come roughly in the order of their times, so the bounds of every 32 pages find a day.
+    """
+    return (
+        f"create index if not exists {table.name}_by_time on raw.{table.name} "
+        f"using brin ({table.times[0]}, known_at) with (pages_per_range = 32);"
+    )
+
+
+def _triggers(table: Table) -> list[str]:
+    """What ops.note_changes is called with: the columns that are compared, and what is noted.
+
+    The latter is a query that makes (entity_id, day, is_whole) of the rows that differ, `changed`.
+    """
+    compared = [*table.key, "content_hash", "known_at"]
+    if table.times:
+        compared += ["customer_id", *table.times]
+        noted = " union ".join(
+            f"select distinct customer_id, cast({time} as date), false from changed "
+            f"where {time} is not null"
+            for time in table.times
+        )
+    elif table.name == "products":
+        compared.append("category")
+        # A product of the same category before and after is twice in `changed`.
+        noted = (
+            "select distinct case when count(*) = 1 then product_id end, cast(null as date), "
+            "false from changed group by product_id, category"
+        )
+    else:
+        noted = "select distinct cast(null as text), cast(null as date), true from changed"
+    arguments = f"'{', '.join(compared)}', '{noted}'"
+    sides = {
+        "insert": "referencing new table as appeared",
+        "delete": "referencing old table as vanished",
+        "update": "referencing old table as vanished new table as appeared",
+        "truncate": "",
+    }
+    return [
+        f"create or replace trigger note_{event} after {event} on raw.{table.name} {side} "
+        f"for each statement execute function ops.note_changes({arguments});"
+        for event, side in sides.items()
+    ]

@@ -3,9 +3,11 @@
 The version of a row is (delivered_at, content_hash). Where newer deliveries correct, the highest
 version stands and the others are kept in raw.superseded; elsewhere the lowest stands and the
 others are quarantined. Two contents of one delivery are a conflict everywhere: nothing says which
-is newer. So the tables follow from the set of deliveries, and not from their order.
+is newer. Whatever stands was known when its key first came. So the tables follow from the set of
+deliveries, and not from their order.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from adbc_driver_postgresql import dbapi
 
 from warehouse import mapping
 from warehouse.connections import connect_bulk
-from warehouse.contract import PROVENANCE, TABLES, Table
+from warehouse.contract import PROVENANCE, TABLES, Table, time_index
 from warehouse.source import Source
 
 LARGEST_ARROW_BATCH = 100_000
@@ -28,11 +30,15 @@ LARGEST_ARROW_BATCH = 100_000
 
 @dataclass(frozen=True)
 class Delivery:
-    """What all rows of a load share. delivered_at is UTC, naive."""
+    """What all rows of a load share. delivered_at is UTC, naive.
+
+    is_daily: it is the delivery of the day of delivered_at, and its rows were not known before.
+    """
 
     source: Source
     delivered_at: datetime
     run_id: str
+    is_daily: bool
 
 
 @dataclass(frozen=True)
@@ -98,36 +104,49 @@ def land(bench: Bench, delivery: Delivery, table: str) -> dict[int, int]:
     Returns file_id -> how many rows landed, counted where they are.
     """
     contract = TABLES[table]
+    delivered_at = f"timestamp '{delivery.delivered_at}'"
+    known_at = delivered_at if delivery.is_daily else "cast(null as timestamp)"
     rows = (
         f"select {', '.join(contract.landed)}, content_hash, "
         f"cast(source_row >> {mapping.FILE_SHIFT} as integer) as file_id, "
         f"cast(source_row & {mapping.ROW_NUMBER} as integer) as source_row, "
-        f"timestamp '{delivery.delivered_at}' as delivered_at "
+        f"{delivered_at} as delivered_at, {known_at} as known_at "
         f"from checked_{table} where outcome is null"
     )
     bench.duck.execute("create or replace table met (source_row bigint, outcome varchar)")
-    if _is_empty(bench, f"raw.{table}"):
+    if not bench.duck.execute(f"select exists ({rows})").fetchall()[0][0]:
+        landed = {}
+    elif _is_empty(bench, f"raw.{table}"):
+        by_time = time_index(contract) if contract.times else ""
+        # That all of it is new is noted when it is truncated.
+        bench.do(f"alter table raw.{table} disable trigger note_insert")
         with _defaults(bench, f"raw.{table}", rows) as sent:
-            _fill(bench, "raw", table, contract.key, sent)
-        landed = bench.ask(f"select file_id, count(*) from raw.{table} group by file_id")
+            _fill(bench, "raw", table, contract.key, sent, by_time)
+        bench.do(f"alter table raw.{table} enable trigger note_insert")
+        landed = dict(bench.ask(f"select file_id, count(*) from raw.{table} group by file_id"))
     else:
         bench.ingest(rows, "incoming")
         landed = _merge(bench, delivery, contract)
     if contract.personal:
         _land_personal(bench, delivery, contract)
-    return dict(landed)
+    return landed
 
 
-def _fill(bench: Bench, schema: str, table: str, key: tuple[str, ...], rows: str) -> None:
-    """Put rows into an empty table, before its index is made.
+def _fill(
+    bench: Bench, schema: str, table: str, key: tuple[str, ...], rows: str, by_time: str = ""
+) -> None:
+    """Put rows into an empty table, before its indexes are made: of its key, and `by_time`.
 
     A table truncated in this transaction is filled without write-ahead log, and an index made
     afterwards costs half of one that grows.
     """
     bench.do(f"truncate {schema}.{table}")
     bench.do(f"alter table {schema}.{table} drop constraint {table}_pkey")
+    bench.do(f"drop index if exists {schema}.{table}_by_time")
     bench.ingest(rows, table, schema)
     bench.do(f"alter table {schema}.{table} add primary key ({', '.join(key)})")
+    if by_time:
+        bench.do(by_time)
 
 
 def _is_empty(bench: Bench, table: str) -> bool:
@@ -140,22 +159,26 @@ def _defaults(bench: Bench, table: str, rows: str) -> Iterator[str]:
 
     Every field sent costs a load of five million rows a quarter of a second.
     """
-    candidates = [name for name in ("currency", "file_id", "delivered_at") if name in rows]
-    found = bench.duck.execute(
-        f"select {', '.join(f'min({name}) = max({name}), min({name})' for name in candidates)} "
-        f"from ({rows})"
-    ).fetchall()[0]
+    shared = ("currency", "file_id", "delivered_at", "known_at")
+    candidates = [name for name in shared if name in rows]
+    # Each is null in all the rows of a load, or in none.
+    bounds = (f"min({name}) is not distinct from max({name}), min({name})" for name in candidates)
+    found = bench.duck.execute(f"select {', '.join(bounds)} from ({rows})").fetchall()[0]
     pairs = zip(candidates, found[::2], found[1::2], strict=True)
     same = {name: value for name, is_same, value in pairs if is_same}
     for name, value in same.items():
-        bench.do(f"alter table {table} alter {name} set default '{value}'")
+        if value is not None:
+            bench.do(f"alter table {table} alter {name} set default '{value}'")
     yield f"select * exclude ({', '.join(same)}) from ({rows})" if same else rows
     for name in same:
         bench.do(f"alter table {table} alter {name} drop default")
 
 
-def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
-    """Let the rows of pg_temp.incoming meet those that stand in raw, and insert those that win."""
+def _merge(bench: Bench, delivery: Delivery, contract: Table) -> dict[int, int]:
+    """Let the rows of pg_temp.incoming meet those that stand in raw, and land those that win.
+
+    What stands afterwards was known when its key first came; a null, always, is before all times.
+    """
     table, corrects = f"raw.{contract.name}", delivery.source.corrects(contract.name)
     same_key = " and ".join(f"incoming.{key} = standing.{key}" for key in contract.key)
     key_text = f"jsonb_build_array({', '.join(f'standing.{key}' for key in contract.key)})::text"
@@ -184,17 +207,21 @@ def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
     bench.do("drop table if exists pg_temp.met")
     bench.do(
         f"create temporary table met as select incoming.*, {key_text} as key_text, "
-        f"standing.content_hash as standing_hash, {outcome} as outcome "
+        f"{outcome} as outcome, "
+        "case when incoming.known_at is not null and standing.known_at is not null "
+        "then least(incoming.known_at, standing.known_at) end as first_known_at "
         f"from pg_temp.incoming as incoming inner join {table} as standing on {same_key}"
     )
     if not bench.ask("select exists (select from pg_temp.met)")[0][0]:
-        return bench.ask(_insert(contract, "pg_temp.incoming as incoming"))
+        return dict(bench.ask(_insert(contract, "pg_temp.incoming as incoming")))
     met_key = " and ".join(f"met.{key} = standing.{key}" for key in contract.key)
     latest = ">" if corrects else "<"
+    moves = f"met.outcome = 'duplicate' and met.delivered_at {latest} standing.delivered_at"
     bench.do(
-        f"update {table} as standing set delivered_at = met.delivered_at from pg_temp.met as met "
-        f"where met.outcome = 'duplicate' and {met_key} "
-        f"and met.delivered_at {latest} standing.delivered_at"
+        f"update {table} as standing set known_at = met.first_known_at, "
+        f"delivered_at = case when {moves} then met.delivered_at else standing.delivered_at end "
+        f"from pg_temp.met as met where met.outcome not in ('corrects', 'displaces') "
+        f"and {met_key} and ({moves} or met.first_known_at is distinct from standing.known_at)"
     )
     # What is in the history already came before: a duplicate, whose version may move.
     bench.do(
@@ -251,16 +278,31 @@ def _merge(bench: Bench, delivery: Delivery, contract: Table) -> list[tuple]:
         _as_json(contract, "loser"),
         corrected=0,
     )
-    bench.do(
-        f"delete from {table} as standing using pg_temp.met as met "
-        f"where met.outcome in ('corrects', 'displaces') and {met_key}"
+    changed = ", ".join(
+        f"{name} = met.{'first_known_at' if name == 'known_at' else name}"
+        for name in (*contract.landed, *PROVENANCE)
+        if name not in contract.key
+    )
+    landed = Counter[int](
+        dict(
+            bench.ask(
+                f"with landed as (update {table} as standing set {changed} "
+                f"from pg_temp.met as met where met.outcome in ('corrects', 'displaces') "
+                f"and {met_key} returning standing.file_id) "
+                f"select file_id, count(*) from landed group by file_id"
+            )
+        )
     )
     met_incoming = " and ".join(f"met.{key} = incoming.{key}" for key in contract.key)
-    landed = bench.ask(
-        _insert(
-            contract,
-            f"pg_temp.incoming as incoming left join pg_temp.met as met on {met_incoming} "
-            f"where met.outcome is null or met.outcome in ('corrects', 'displaces')",
+    landed.update(
+        dict(
+            bench.ask(
+                _insert(
+                    contract,
+                    f"pg_temp.incoming as incoming left join pg_temp.met as met "
+                    f"on {met_incoming} where met.outcome is null",
+                )
+            )
         )
     )
     bench.cursor.execute(

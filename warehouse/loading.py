@@ -75,18 +75,19 @@ def load(
     """Load the files of `path` (or of the source's package) in one transaction.
 
     `delivered_at` (UTC, naive) orders the versions of a row. A file whose content was loaded
-    before is left alone; of a daily delivery, if it was loaded for this day. `scratch` is a
-    folder for loads alone, removed afterwards.
+    before is left alone; of a daily delivery, if it was loaded for this day. The rows of a daily
+    delivery were not known before its day. `scratch` is a folder for loads alone, removed
+    afterwards.
     Raises WrongUsage: a path that is not there or holds none of the source's files. Refused: a
     file of another shape, or more rows in quarantine than the source allows; then only the
     quarantine is written. TierhouseError: a mapping that fails, another shop's warehouse.
     """
     found = source.find(source.data(path))
-    delivery = Delivery(source, delivered_at, run_id)
+    delivery = Delivery(source, delivered_at, run_id, is_daily)
     with open_bench(url, source, scratch) as bench:
         _refuse_other_shop(bench, source)
         pseudonyms.refuse_other_key(bench.cursor, key)
-        new, before = _register(bench, delivery, found, is_daily)
+        new, before = _register(bench, delivery, found)
         opened = _open(bench, source, new, progress)
         reports = _work(bench, delivery, opened, key, progress)
         _refuse_too_many(bench, delivery, opened, reports)
@@ -114,23 +115,24 @@ def replay(
         _refuse_other_shop(bench, source)
         pseudonyms.refuse_other_key(bench.cursor, key)
         waiting = bench.ask(
-            "select distinct files.delivered_at, files.file_id, files.path, files.file_hash, "
-            "waiting.table_name from quarantine.rows as waiting inner join ops.files as files "
-            "on files.source = waiting.source and files.file_hash = waiting.file_hash "
+            "select distinct files.delivered_at, files.is_daily, files.file_id, files.path, "
+            "files.file_hash, waiting.table_name from quarantine.rows as waiting "
+            "inner join ops.files as files on files.source = waiting.source "
+            "and files.file_hash = waiting.file_hash "
             "inner join ops.load_ledger as ledger on ledger.file_id = files.file_id "
             "and ledger.table_name = waiting.table_name "
             "where waiting.source = $1 order by files.delivered_at, files.file_id",
             source.name,
         )
-        for delivered_at in dict.fromkeys(row[0] for row in waiting):
+        for delivered_at, is_daily in dict.fromkeys(row[:2] for row in waiting):
             mapping.clear(bench.duck)
             again: dict[str, list[DataFile]] = {}
-            for day, file_id, path, file_hash, table in waiting:
-                if day == delivered_at and table in source.tables:
+            for *kind, file_id, path, file_hash, table in waiting:
+                if kind == [delivered_at, is_daily] and table in source.tables:
                     file = _same_file(Path(path), file_hash, file_id)
                     again.setdefault(table, []).append(file)
             opened = _open(bench, source, again, progress)
-            delivery = Delivery(source, delivered_at, run_id)
+            delivery = Delivery(source, delivered_at, run_id, is_daily)
             reports += _work(bench, delivery, opened, key, progress, again=True)
             for table, files in opened.items():
                 _quarantine(bench, delivery, table, files)
@@ -163,7 +165,7 @@ def _work(
 
 
 def _register(
-    bench: Bench, delivery: Delivery, found: Mapping[str, Sequence[Path]], is_daily: bool
+    bench: Bench, delivery: Delivery, found: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, list[DataFile]], list[str]]:
     """Number the files that are new for a table, and name those that were loaded before."""
     new: dict[str, list[DataFile]] = {}
@@ -174,13 +176,13 @@ def _register(
         seen: set[str] = set()
         for file in files:
             file_hash = hashes[file]
-            same_day = " and files.delivered_at::date = $4::date" if is_daily else ""
+            same_day = " and files.delivered_at::date = $4::date" if delivery.is_daily else ""
             known = bench.ask(
                 "select 1 from ops.files as files inner join ops.load_ledger as ledger "
                 "on ledger.file_id = files.file_id where files.source = $1 "
                 f"and files.file_hash = $2 and ledger.table_name = $3{same_day}",
                 delivery.source.name, file_hash, table,
-                *([delivery.delivered_at] if is_daily else []),
+                *([delivery.delivered_at] if delivery.is_daily else []),
             )  # fmt: skip
             if known or file_hash in seen:
                 before.append(file.name)
@@ -189,10 +191,10 @@ def _register(
             if file_hash not in registered:
                 registered[file_hash] = bench.ask(
                     "insert into ops.files "
-                    "(source, file_hash, file_name, path, delivered_at, run_id) "
-                    "values ($1, $2, $3, $4, $5, $6) returning file_id",
+                    "(source, file_hash, file_name, path, delivered_at, run_id, is_daily) "
+                    "values ($1, $2, $3, $4, $5, $6, $7) returning file_id",
                     delivery.source.name, file_hash, file.name, str(file.absolute()),
-                    delivery.delivered_at, delivery.run_id,
+                    delivery.delivered_at, delivery.run_id, delivery.is_daily,
                 )[0][0]  # fmt: skip
             new.setdefault(table, []).append(DataFile(file, file_hash, registered[file_hash]))
     return new, list(dict.fromkeys(before))

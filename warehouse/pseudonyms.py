@@ -11,6 +11,7 @@ from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from warehouse.connections import connect
+from warehouse.contract import TABLES
 from warehouse.settings import Refused, Settings, TierhouseError
 
 # The identifier in the column `written`. 17850 that went through a float is 17850.0: the same.
@@ -126,12 +127,24 @@ def rotate(settings: Settings, url: str) -> int:
             [["raw", "pii", "staging", "intermediate", "features", "scores", "analytics"]],
         )
         for schema, table in cursor.fetchall():
+            name = sql.Identifier(schema, table)
+            is_watched = schema == "raw" and table in TABLES
+            if is_watched:  # noted below, for all at once
+                cursor.execute(sql.SQL("alter table {} disable trigger note_update").format(name))
             cursor.execute(
                 sql.SQL(
                     "update {} as target set customer_id = renamed.new from renamed "
                     "where renamed.old = target.customer_id"
-                ).format(sql.Identifier(schema, table))
+                ).format(name)
             )
+            if is_watched:
+                cursor.execute(sql.SQL("alter table {} enable trigger note_update").format(name))
+        # No engine knows anybody by the new names: each builds everything again.
+        cursor.execute("delete from ops.changes")
+        cursor.execute(
+            "insert into ops.changes (table_name, is_whole) select unnest(%s::text[]), true",
+            [[*TABLES]],
+        )
         cursor.execute(
             "update raw.superseded set row = jsonb_set(row, '{customer_id}', to_jsonb(new)), "
             "key = case table_name when 'customers' then jsonb_build_array(new)::text else key end "

@@ -52,7 +52,7 @@ create table if not exists pii.key_fingerprint (
     fingerprint text not null
 );
 
--- One row per file and delivery. delivered_at: the delivery's day, or the time of the load.
+-- One row per file and delivery. delivered_at: the delivery's day (is_daily), or the time of the load.
 create table if not exists ops.files (
     file_id integer generated always as identity primary key,
     source text not null,
@@ -64,6 +64,9 @@ create table if not exists ops.files (
     loaded_at timestamptz not null default now(),
     unique (source, file_hash, delivered_at)
 );
+
+alter table ops.files add column if not exists
+is_daily boolean not null default false;
 
 -- Where every row of a file went, by table. Of the accepted, rows_corrected met their key with
 -- other content; one of the two is in raw.superseded. rows_duplicate: repeats, and rows that the
@@ -101,6 +104,64 @@ create table if not exists quarantine.rows (
 );
 
 create index if not exists rows_by_file on quarantine.rows (file_hash, table_name);
+
+-- What was changed in raw, by whom ever, until every engine has built from it. Of dated tables
+-- entity_id is the customer and day a day of theirs; of products, the product whose category
+-- changed, or null for other changes. is_whole: anything of the table may have changed.
+create table if not exists ops.changes (
+    change_id bigint generated always as identity primary key,
+    table_name text not null,
+    entity_id text,
+    day date,
+    is_whole boolean not null
+);
+
+-- Up to which change an engine has built, and by which definitions.
+create table if not exists ops.consumed (
+    target text primary key,
+    change_id bigint not null,
+    fingerprint text not null
+);
+
+-- Of whom the next build builds anew, by table of raw; filled by each build.
+create table if not exists ops.touched_customers (
+    table_name text not null,
+    customer_id text not null
+);
+
+-- Note what a statement on a table of raw changed. Arguments: the columns in which rows are
+-- compared, and a query that makes (entity_id, day, is_whole) of the rows that differ.
+create or replace function ops.note_changes() returns trigger language plpgsql as $$
+declare
+    compared constant text := tg_argv[0];
+    noted constant text := tg_argv[1];
+    most constant integer := 200000;
+    differing text;
+begin
+    if tg_op = 'TRUNCATE' then
+        insert into ops.changes (table_name, is_whole) values (tg_table_name, true);
+        return null;
+    end if;
+    differing := case tg_op
+        when 'INSERT' then 'select %1$s from appeared'
+        when 'DELETE' then 'select %1$s from vanished'
+        else
+            '(select %1$s from vanished except all select %1$s from appeared) union all '
+            '(select %1$s from appeared except all select %1$s from vanished)'
+    end;
+    execute format(
+        'with changed as materialized ('
+        'select * from (' || differing || ') as differing limit %3$s + 1), '
+        'size as (select count(*) > %3$s as is_too_much from changed) '
+        'insert into ops.changes (table_name, entity_id, day, is_whole) '
+        'select %4$L, null, null, true from size where is_too_much union all '
+        'select %4$L, noted.* from (%2$s) as noted '
+        'where not (select is_too_much from size)',
+        compared, noted, most, tg_table_name
+    );
+    return null;
+end
+$$;
 
 create table if not exists ops.gate_results (
     checked_at timestamptz not null default now(),

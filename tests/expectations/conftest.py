@@ -11,12 +11,12 @@ def url(urls):
 @pytest.fixture
 def grocery(url):
     with psycopg.connect(url, autocommit=True) as connection:
-        shops.open_shop(connection, shops.grocery_lines())
+        shops.open_shop(connection, shops.grocery_lines(), is_online=True)
         yield connection
 
 
 @pytest.fixture
 def gift_wholesale(url):
     with psycopg.connect(url, autocommit=True) as connection:
-        shops.open_shop(connection, shops.gift_wholesale_lines())
+        shops.open_shop(connection, shops.gift_wholesale_lines(), is_online=False)
         yield connection

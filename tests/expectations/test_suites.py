@@ -1,5 +1,6 @@
 """Each corruption is caught by the expectation that is there for it; healthy shops by none."""
 
+import bounds
 import pytest
 from shops import DAY, EARLIER, VERSION
 
@@ -76,60 +77,33 @@ RAW = {
         "warning",
     ),
 }
+# One of each of the gate's tables; test_features.py has them all.
 FEATURES = {
-    "the day is empty": (
-        f"delete from features.customer_features where {TODAY}", "row_count", "critical",
-    ),
-    "the day was built half": (
-        f"delete from features.customer_features where {TODAY} and customer_id like '%1%'",
-        "customers_to_day_before",
-        "critical",
-    ),
-    "all amounts are zero": (
-        "update features.customer_features set monetary_total = 0", "total_spend", "critical",
-    ),
     "the amounts are in cents": (
         "update features.customer_features set monetary_total = monetary_total * 100 "
         f"where {TODAY}",
         "order_value_to_day_before",
         "critical",
     ),
-    "one customer holds everything": (
-        "update features.customer_features set monetary_total = 1e7 "
-        "where customer_id = 'household-1'",
-        "largest_customer_share",
-        "warning",
-    ),
-    "everybody bought last on the same day": (
-        "update features.customer_features set recency_days = 7", "distinct_recency_days",
-        "critical",
-    ),
-    "lines were counted as orders": (
-        "update features.customer_features set frequency_orders = frequency_orders * 30",
-        "mean_frequency_orders",
-        "warning",
-    ),
     "a column is null for everybody": (
         f"update features.customer_features set order_gap_mean_days = null where {TODAY}",
         "order_gap_mean_days_filled",
         "critical",
     ),
-}  # fmt: skip
+}
 LABELS = {
     "who bought nothing has no label": (
         "delete from features.customer_labels where horizon_days = 90 and customer_id like '%1%'",
         "customers_without_label",
         "critical",
     ),
-    "nobody bought in a window": (
-        "update features.customer_labels set is_purchased = false where horizon_days = 30",
-        "smallest_buyer_share",
-        "warning",
-    ),
-    "returns outweigh sales": (
-        "update features.customer_labels set spend = -spend where horizon_days = 30",
-        "smallest_spend",
-        "warning",
+}
+EVENTS = {
+    "a row is known on its own day": (
+        "update features.customer_events set known_on = event_date "
+        "where customer_id = 'household-1'",
+        "rows_known_too_early",
+        "critical",
     ),
 }
 SCORES = {
@@ -240,6 +214,7 @@ CORRUPTIONS = [
         ("raw", DAY, "order_lines", RAW),
         ("features", DAY, "customer_features", FEATURES),
         ("features", EARLIER, "customer_labels", LABELS),
+        ("features", DAY, "customer_events", EVENTS),
         ("tiers", DAY, "customer_scores", SCORES),
         ("tiers", DAY, "customer_tiers", TIERS),
     )
@@ -279,16 +254,36 @@ def test_a_healthy_shop_raises_no_alarm(request, url, kind, stage, day):
 
 
 def test_every_expectation_has_a_corruption_that_it_catches():
-    caught = {(table, fact, severity) for _, _, table, _, fact, severity in
-              (param.values for param in CORRUPTIONS)}  # fmt: skip
+    """Of the features gate test_features.py says so."""
+    caught = {(table, fact, severity) for stage, _, table, _, fact, severity in
+              (param.values for param in CORRUPTIONS) if stage != "features"}  # fmt: skip
     declared = {
         (table.name, expectation.column, expectation.severity.value)
-        for tables in run.STAGES.values()
-        for table in tables
-        for expectation in table.suite(["order_gap_mean_days"]).expectations
+        for stage in ("raw", "tiers")
+        for table in run.STAGES[stage]
+        for expectation in table.suite([]).expectations
     }
-    # An empty labels table is asked nothing: its row count stands for the form.
-    assert declared - caught == {("customer_labels", "row_count", "critical")}
+    assert declared == caught
+
+
+def test_the_faults_of_the_features_are_judged_as_the_gate_judges_them(url, grocery):
+    """test_features.py asks without Great Expectations."""
+    for sql in (
+        "update features.customer_features set weekend_order_share = 'NaN', rfm_segment = null",
+        "update features.feat_customer_rfm set recency_days = 7 where as_of_date > '2026-01-01'",
+        "delete from features.customer_labels where horizon_days = 30",
+        "update features.customer_events set seconds_since_last = null",
+    ):
+        grocery.execute(sql)
+    for day in (EARLIER, DAY):
+        report = run.validate(url, "features", day.isoformat(), VERSION)
+        assert report.refused
+        for table in {result.table_name for result in report.results}:
+            assert bounds.broken(grocery, table, day) == {
+                (failure.column, failure.severity)
+                for failure in report.failures
+                if failure.table_name == table
+            }
 
 
 def test_every_suite_starts_with_a_critical_row_count_and_bears_its_tables_name():

@@ -254,8 +254,10 @@ def expected(table: str, values: Row) -> tuple:
     )
 
 
-def deliver(url: str, source: Source, path: Path, day: date = DAY) -> Report:
-    """Load a day's delivery from a file or a folder."""
+def deliver(
+    url: str, source: Source, path: Path, day: date = DAY, *, is_daily: bool = True
+) -> Report:
+    """Load a day's delivery from a file or a folder; else what was loaded by hand on that day."""
     return load(
         url,
         KEY,
@@ -264,7 +266,7 @@ def deliver(url: str, source: Source, path: Path, day: date = DAY) -> Report:
         scratch=path.parent / "scratch",
         delivered_at=datetime.combine(day, datetime.min.time()),
         run_id="test",
-        is_daily=True,
+        is_daily=is_daily,
     )
 
 
@@ -347,6 +349,7 @@ def empty(url: str) -> None:
     """As if nothing had ever been loaded."""
     with psycopg.connect(url) as connection:
         loaded = [*_columns(connection, ("raw", "pii", "quarantine"), frozenset())]
-        for name in [*loaded, ("ops", "load_ledger"), ("ops", "files")]:
+        kept = [("ops", table) for table in ("load_ledger", "files", "changes", "consumed")]
+        for name in [*loaded, *kept]:
             # Few rows leave faster one by one than with their table's file.
             connection.execute(sql.SQL("delete from {}").format(sql.Identifier(*name)))

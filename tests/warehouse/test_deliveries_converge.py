@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -73,9 +73,11 @@ class Shop:
     def __repr__(self) -> str:
         return f"Shop({self.policy!r})"
 
-    def deliver(self, sent: Iterable[tuple[int, Path]]) -> None:
+    def deliver(self, sent: Iterable[tuple[int, Path]], undated: Container[int]) -> None:
         for day, place in sent:
-            shop_files.deliver(self.url, self.source, place, FIRST + timedelta(days=day))
+            on = FIRST + timedelta(days=day)
+            is_daily = day not in undated
+            shop_files.deliver(self.url, self.source, place, on, is_daily=is_daily)
 
 
 @pytest.fixture(scope="module", params=["correction", "conflict"])
@@ -87,29 +89,43 @@ def shop(request, urls, tmp_path_factory) -> Shop:
     return Shop(request.param, urls.warehouse, source, lambda: tmp_path_factory.mktemp("case"))
 
 
-def write(folder: Path, rows: Iterable[Row], rng: random.Random) -> None:
-    """One file a table, as CSV or as Parquet; a text for a number is no Parquet."""
+def write(folder: Path, rows: Iterable[Row], rng: random.Random, note: int | None) -> None:
+    """One file a table, as CSV or as Parquet; a text for a number is no Parquet.
+
+    note: what a column says that nobody reads. A file that is no delivery of its
+    day is another by it, and not left alone.
+    """
     of_table: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         of_table[row[0]].append(row)
     for table, of_one in of_table.items():
         given = [content(row) for row in of_one]
         typed = not any(values.get("quantity") == "many" for values in given)
-        if typed and rng.random() < 0.5:
+        if note is not None:
+            lines = [shop_files.record(shop_files.fields(values)) for values in given]
+            noted = [line + b",%d" % note for line in lines]
+            header = shop_files.header(table) + b",note"
+            shop_files.write_records(folder / f"{table}.csv", [header, *noted])
+        elif typed and rng.random() < 0.5:
             shop_files.write_parquet(folder / f"{table}.parquet", table, given)
         else:
             shop_files.write_csv(folder / f"{table}.csv", table, given)
 
 
-def in_order(history: History, folder: Path, rng: random.Random) -> list[tuple[int, Path]]:
+def in_order(
+    history: History, folder: Path, rng: random.Random, undated: Container[int]
+) -> list[tuple[int, Path]]:
     """Day by day, each once, and each row of it once."""
     days = sorted({day for day, _ in history})
     for day in days:
-        write(folder / str(day), dict.fromkeys(row for at, row in history if at == day), rng)
+        rows = dict.fromkeys(row for at, row in history if at == day)
+        write(folder / str(day), rows, rng, day if day in undated else None)
     return [(day, folder / str(day)) for day in days]
 
 
-def scattered(history: History, folder: Path, rng: random.Random) -> list[tuple[int, Path]]:
+def scattered(
+    history: History, folder: Path, rng: random.Random, undated: Container[int]
+) -> list[tuple[int, Path]]:
     """The same rows in parcels that overlap, the days mixed, perhaps one sent twice."""
     sent = []
     for day in sorted({day for day, _ in history}):
@@ -121,7 +137,7 @@ def scattered(history: History, folder: Path, rng: random.Random) -> list[tuple[
         for number, parcel in enumerate(filter(None, parcels)):
             rng.shuffle(parcel)
             place = folder / f"{day}-{number}"
-            write(place, parcel, rng)
+            write(place, parcel, rng, 10 * day + number if day in undated else None)
             sent.append((day, place))
     rng.shuffle(sent)
     return [*sent, *rng.sample(sent, rng.randint(0, 1))]
@@ -150,6 +166,11 @@ class Key:
         days = [day for brought in self.brought.values() for day in brought]
         return len(days) > len(set(days))
 
+    def known(self, undated: Container[int]) -> int | None:
+        """The first day that brought the key; none where it also came without one."""
+        days = {day for brought in self.brought.values() for day in brought}
+        return None if any(day in undated for day in days) else min(days)
+
 
 def by_hand(history: History, table: str) -> dict[tuple, Key]:
     keys: dict[tuple, Key] = defaultdict(Key)
@@ -163,19 +184,22 @@ def by_hand(history: History, table: str) -> dict[tuple, Key]:
     return keys
 
 
-def standing(connection: psycopg.Connection, table: str) -> dict[tuple, tuple[tuple, int]]:
-    """Key -> content and day, as raw holds them."""
+def standing(
+    connection: psycopg.Connection, table: str
+) -> dict[tuple, tuple[tuple, int, int | None]]:
+    """Key -> content, day, and the day when the key was known, as raw holds them."""
     columns = [
         "null" if column == "currency" else column
         for column, kind in shop_files.COLUMNS[table].items()
         if kind != "personal"
     ]
-    query = f"select {', '.join(columns)}, delivered_at::date from raw.{table}"
+    query = f"select {', '.join(columns)}, delivered_at::date, known_at::date from raw.{table}"
     found = {}
-    for *values, day in connection.execute(query.encode()):
+    for *values, day, known in connection.execute(query.encode()):
         key = tuple(PEOPLE.get(cell, cell) for cell in values[: len(shop_files.KEYS[table])])
         assert key not in found
-        found[key] = (tuple(values), (day - FIRST).days)
+        known_day = None if known is None else (known - FIRST).days
+        found[key] = (tuple(values), (day - FIRST).days, known_day)
     return found
 
 
@@ -189,14 +213,15 @@ def superseded(connection: psycopg.Connection, table: str) -> dict[tuple, list[i
     return found
 
 
-def assert_tables_are_those_by_hand(shop: Shop, history: History) -> None:
+def assert_tables_are_those_by_hand(shop: Shop, history: History, undated: Container[int]) -> None:
     with psycopg.connect(shop.url) as connection:
         for table in CONTENTS:
             known = by_hand(history, table)
             found = standing(connection, table)
             history_found = superseded(connection, table)
             assert found.keys() == known.keys()
-            for key, (content, day) in found.items():
+            for key, (content, day, known_day) in found.items():
+                assert known_day == known[key].known(undated)
                 candidates = known[key].standing(shop.policy)
                 assert candidates.get(content) == day
                 others = known[key].counts(shop.policy).items() - {(content, day)}
@@ -223,10 +248,14 @@ def line(variant: int) -> Row:
     return ("order_lines", 0, variant)
 
 
-@example(history=[(0, line(0)), (1, line(1)), (2, line(0))], seed=3)
-@example(history=[(0, line(0)), (0, line(1)), (1, line(2))], seed=5)
-@example(history=[(0, ("customers", 0, 0)), (1, ("customers", 0, 2))], seed=1)
-@given(history=histories(), seed=st.integers(0, 2**32))
+@example(history=[(0, line(0)), (1, line(1)), (2, line(0))], undated=set(), seed=3)
+@example(history=[(0, line(0)), (0, line(1)), (1, line(2))], undated={1}, seed=5)
+@example(history=[(0, ("customers", 0, 0)), (1, ("customers", 0, 2))], undated={0}, seed=1)
+@given(
+    history=histories(),
+    undated=st.sets(st.integers(0, 2), max_size=1),
+    seed=st.integers(0, 2**32),
+)
 @settings(
     max_examples=25,
     deadline=None,
@@ -236,15 +265,17 @@ def line(variant: int) -> Row:
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow],
 )
-def test_any_delivery_of_a_history_ends_in_the_tables_of_the_ordered_one(shop, history, seed):
+def test_any_delivery_of_a_history_ends_in_the_tables_of_the_ordered_one(
+    shop, history, undated, seed
+):
     rng, folder = random.Random(seed), shop.new_folder()
     shop_files.empty(shop.url)
-    shop.deliver(in_order(history, folder / "ordered", rng))
+    shop.deliver(in_order(history, folder / "ordered", rng, undated), undated)
     ordered = shop_files.landed_contents(shop.url)
-    assert_tables_are_those_by_hand(shop, history)
+    assert_tables_are_those_by_hand(shop, history, undated)
     if shop.policy == "correction":
         assert_names_are_the_newest(shop.url, history)
 
     shop_files.empty(shop.url)
-    shop.deliver(scattered(history, folder / "scattered", rng))
+    shop.deliver(scattered(history, folder / "scattered", rng, undated), undated)
     assert shop_files.landed_contents(shop.url) == ordered

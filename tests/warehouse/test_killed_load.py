@@ -21,7 +21,7 @@ from warehouse.settings import Settings
 
 LINES = 100_000
 # What differs between two loads of the same files.
-INCIDENTAL = frozenset({"file_id", "loaded_at", "quarantined_at", "run_id"})
+INCIDENTAL = frozenset({"file_id", "loaded_at", "quarantined_at", "run_id", "change_id"})
 
 # The server's processes for this database, beside the one that asks.
 BACKENDS = (

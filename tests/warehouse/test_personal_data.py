@@ -18,7 +18,7 @@ from warehouse.settings import Settings, TierhouseError
 CANARIES = 1_000
 REFUSED = range(0, CANARIES, 20)  # customers with a birth year that is none
 MALFORMED = range(7, CANARIES, 100)  # and with a comma too many in the name
-DAY = date(2026, 3, 1)
+DAY = date(2026, 1, 5)
 # In every planted value, and in nothing else.
 PLANTED = re.compile(rb"qanary|4909904173377", re.IGNORECASE)
 
@@ -151,7 +151,7 @@ def said(settings: Settings, urls, tierhouse: Run, shop, files) -> Iterator[dict
     run_here("quarantine show", "quarantine", "show", "--limit", "1000")
     run_here("quarantine replay", "quarantine", "replay", str(shop))
     run("check raw", "check", "raw", ends=(0, 3))
-    run("build", "build", "--as-of", "2025-10-01")
+    run("build", "build", "--as-of", "2026-01-06")
     run_here("a query", "sql", "select * from features.customer_features limit 5")
     yield outputs
 
@@ -171,7 +171,7 @@ def test_no_table_outside_pii_holds_personal_data(said, urls):
     }
     assert leaks == {}
     assert held["raw.customers"] and held["quarantine.rows"]
-    assert held["features.customer_features"]
+    assert held["features.feat_customer_rfm"]
 
 
 def test_no_file_of_the_installation_holds_personal_data(said, settings):

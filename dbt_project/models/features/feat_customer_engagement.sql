@@ -70,8 +70,9 @@ past_days as (
     inner join as_of_days
         on
             days.known_on <= as_of_days.as_of_date
-            and {{ days_between('days.activity_date', 'as_of_days.as_of_date') }}
-            <= 365
+            and {{ days_between(
+                'days.activity_date', 'as_of_days.as_of_date'
+            ) }} <= 365
 
 ),
 

@@ -86,7 +86,7 @@ known as (
         on
             accumulated.customer_id = customers.customer_id
             and (
-                customers.known_on <= as_of_days.as_of_date
+                as_of_days.as_of_date >= customers.known_on
                 or customers.known_on is null
             )
 

@@ -37,8 +37,9 @@ known as (
             'accumulated.first_order_date', 'as_of_days.as_of_date'
         ) }} as tenure_days,
         cast(
-            {{ divided('accumulated.purchased_amount', 'accumulated.orders', 2) }}
-            as numeric(14, 2)
+            {{ divided(
+                'accumulated.purchased_amount', 'accumulated.orders', 2
+            ) }} as numeric(14, 2)
         ) as average_order_value
     from accumulated
     inner join as_of_days

@@ -64,6 +64,7 @@ days as (
             as purchased_amount,
         sum(case when is_return then -order_total else 0 end)
             as returned_amount,
+        sum(case when is_return then lines else 0 end) as returned_lines,
         sum(case when is_return then 0 else gross_amount end) as gross_amount,
         sum(case when is_return then 0 else discount_amount end)
             as discount_amount,
@@ -71,10 +72,15 @@ days as (
         sum(case when is_return then 0 else lines end) as lines,
         sum(case when is_order and discount_amount > 0 then 1 else 0 end)
             as discounted_orders,
-        sum(case when is_order and order_hour between 6 and 11 then 1 else 0 end)
-            as morning_orders,
         sum(
-            case when is_order and order_hour between 12 and 17 then 1 else 0 end
+            case
+                when is_order and order_hour between 6 and 11 then 1 else 0
+            end
+        ) as morning_orders,
+        sum(
+            case
+                when is_order and order_hour between 12 and 17 then 1 else 0
+            end
         ) as afternoon_orders,
         sum(case when is_order and order_hour >= 18 then 1 else 0 end)
             as evening_orders,
@@ -102,6 +108,7 @@ customer_days as (
         cast(net_spend as numeric(38, 12)) as net_spend,
         cast(purchased_amount as numeric(38, 12)) as purchased_amount,
         cast(returned_amount as numeric(38, 12)) as returned_amount,
+        cast(returned_lines as integer) as returned_lines,
         cast(gross_amount as numeric(38, 12)) as gross_amount,
         cast(discount_amount as numeric(38, 12)) as discount_amount,
         cast(units as numeric(18, 6)) as units,

@@ -15,6 +15,7 @@ customer_days as (
         net_spend,
         purchased_amount,
         returned_amount,
+        returned_lines,
         gross_amount,
         discount_amount,
         units,
@@ -79,6 +80,7 @@ ordered as (
         customer_days.net_spend,
         customer_days.purchased_amount,
         customer_days.returned_amount,
+        customer_days.returned_lines,
         customer_days.gross_amount,
         customer_days.discount_amount,
         customer_days.units,
@@ -123,6 +125,7 @@ gapped as (
         net_spend,
         purchased_amount,
         returned_amount,
+        returned_lines,
         gross_amount,
         discount_amount,
         units,
@@ -141,7 +144,8 @@ gapped as (
         purchase_date,
         purchase_date is not null and previous_order_date is null
             as is_first_order_day,
-        purchase_date > coalesce(previous_order_date, cast('0001-01-01' as date))
+        purchase_date is not null
+        and coalesce(purchase_date > previous_order_date, true)
             as is_newest_order_day,
         case
             when purchase_date > previous_order_date
@@ -169,7 +173,7 @@ running as (
         lead(known_on) over row_by_row as known_until,
         min(purchase_date) over so_far as first_order_date,
         max(purchase_date) over so_far as last_order_date,
-        max(case when returned_amount > 0 then order_date end) over so_far
+        max(case when returned_lines > 0 then order_date end) over so_far
             as last_return_date,
         sum(case when is_newest_order_day then 1 else 0 end) over so_far
             as newest_order_days,

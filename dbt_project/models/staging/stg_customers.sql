@@ -29,7 +29,8 @@ dated as (
         income_band,
         household,
         acquisition_channel,
-        cast(known_at as date) as known_on
+        {{ delivered_on('cast(signed_up_at as date)', 'known_at') }}
+            as known_on
     from customers
 
 )
