@@ -211,6 +211,8 @@ remaining as (
 
 ),
 
+-- Of a return that was netted whole a discount may be left, of another line's
+-- price: that is no return any more.
 netted as (
 
     select
@@ -222,7 +224,7 @@ netted as (
         known_on,
         product_id,
         channel,
-        is_return,
+        is_return and units <> 0 as is_return,
         units,
         units * unit_price as gross_amount,
         discount_amount,

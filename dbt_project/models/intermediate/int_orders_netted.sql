@@ -34,7 +34,7 @@ orders as (
         cast(sum(gross_amount) as numeric(38, 12)) as gross_amount,
         cast(sum(discount_amount) as numeric(38, 12)) as discount_amount,
         cast(sum(units) as numeric(18, 6)) as units,
-        cast(count(*) as integer) as lines
+        cast(sum(case when units <> 0 then 1 else 0 end) as integer) as lines
     from order_lines
     group by customer_id, order_id, order_date, known_on, is_return
 
@@ -59,6 +59,7 @@ later_parts as (
         later.known_on > {{ plus_days('later.order_date', 1) }}
         and not earlier.is_return
         and earlier.order_total > 0
+        and earlier.units > 0
 
 ),
 
@@ -72,6 +73,7 @@ counted as (
         orders.is_return,
         not orders.is_return
         and orders.order_total > 0
+        and orders.units > 0
         and later_parts.order_id is null as is_order,
         orders.ordered_at,
         orders.channel,
