@@ -45,8 +45,9 @@ test: install lint ## everything that must hold, under 15 minutes
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest
 
-bench: install ## how fast a load is, beside a bare ingest
+bench: install ## how fast loads and builds are, beside the least that they could take
 	@$(BIN)/python -m bench.loading
+	@$(BIN)/python -m bench.features
 
 lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .

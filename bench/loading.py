@@ -12,14 +12,9 @@ that is removed afterwards.
 """
 
 import argparse
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,14 +23,19 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from simulator import shop
+from bench.machine import (
+    GIB,
+    Run,
+    installation,
+    make_shop,
+    refuse_unless_landed,
+    time_own,
+    time_tierhouse,
+)
 from warehouse import embedded
 from warehouse.connections import connect_bulk, open_warehouse
-from warehouse.settings import PROJECT, Settings
+from warehouse.settings import Settings
 
-DAYS = 730
-TRIAL_CUSTOMERS = 5_000
-GIB = 2**30
 FRAMES = {
     "bare ingest of the files' frame": "select * from {lines}",
     "bare ingest of the landed frame": (
@@ -47,14 +47,6 @@ FRAMES = {
         "cast(1 as integer) as source_row, timestamp '2026-01-01' as delivered_at from {lines}"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """Wall seconds of one way, and the most memory that its process held."""
-
-    seconds: float
-    peak_bytes: int
 
 
 def main() -> None:
@@ -70,50 +62,24 @@ def main() -> None:
         url, folder, query = given.ingest
         print(_ingest(url, Path(folder), query))
         return
-    with TemporaryDirectory(prefix="tierhouse-bench-") as scratch:
-        place = Path(scratch)
-        settings = Settings(home=place / "home")
-        try:
-            url = open_warehouse(settings).warehouse
-            files = place / "files"
-            lines = make_lines(files, given.lines)
-            loads: list[Run] = []
-            ingests: dict[str, list[Run]] = {name: [] for name in FRAMES}
-            for _ in range(given.rounds):
+    with (
+        TemporaryDirectory(prefix="tierhouse-bench-") as scratch,
+        installation(Path(scratch) / "home") as settings,
+    ):
+        url = open_warehouse(settings).warehouse
+        files = Path(scratch) / "files"
+        lines = make_shop(files, given.lines, ["order_lines"])["order_lines"]
+        loads: list[Run] = []
+        ingests: dict[str, list[Run]] = {name: [] for name in FRAMES}
+        for _ in range(given.rounds):
+            _empty(settings)
+            loads.append(time_tierhouse(settings, "load", "canonical", str(files)))
+            refuse_unless_landed(url, lines)
+            for name, query in FRAMES.items():
                 _empty(settings)
-                loads.append(time_load(settings, files))
-                _refuse_unless_landed(url, lines)
-                for name, query in FRAMES.items():
-                    _empty(settings)
-                    ingests[name].append(time_ingest(url, files, query))
-            Console().print(_table(lines, loads, ingests))
-        finally:
-            embedded.stop(settings)
-            shutil.rmtree((settings.home / "postgres").resolve(), ignore_errors=True)
-
-
-def make_lines(files: Path, wanted: int) -> int:
-    """Simulate a shop with about `wanted` order lines, and keep these. Returns how many."""
-    trial = shop.simulate(shop.Config(TRIAL_CUSTOMERS, DAYS), files.with_name("trial"))
-    customers = max(wanted * TRIAL_CUSTOMERS // trial.rows["order_lines"], 1)
-    summary = shop.simulate(shop.Config(customers, DAYS), files)
-    for file in files.iterdir():
-        if not file.name.startswith("order_lines"):
-            file.unlink()
-    return summary.rows["order_lines"]
-
-
-def time_load(settings: Settings, files: Path) -> Run:
-    """The command as a person runs it."""
-    program = Path(sys.executable).with_name("tierhouse")
-    _, run = _time([str(program), "load", "canonical", str(files)], settings)
-    return run
-
-
-def time_ingest(url: str, files: Path, query: str) -> Run:
-    """A frame into a table of its own; the seconds are those of ingest and commit."""
-    said, run = _time([sys.executable, "-m", "bench.loading", "--ingest", url, str(files), query])
-    return Run(float(said), run.peak_bytes)
+                run = time_own("bench.loading", "--ingest", url, str(files), query)
+                ingests[name].append(run)
+        Console().print(_table(lines, loads, ingests))
 
 
 def _ingest(url: str, files: Path, query: str) -> float:
@@ -127,24 +93,6 @@ def _ingest(url: str, files: Path, query: str) -> float:
         return time.perf_counter() - began
 
 
-def _time(command: Sequence[str], settings: Settings | None = None) -> tuple[str, Run]:
-    ours = {} if settings is None else {"TIERHOUSE_HOME": str(settings.home)}
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TIERHOUSE")}
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**clean, **ours}, cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)  # what this one process used, no other's
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command[:3])} ended with {process.returncode}. {said}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return said, Run(seconds, used.ru_maxrss * unit)
-
-
 def _empty(settings: Settings) -> None:
     """No rows of either way, and nothing left to write from before."""
     port = embedded.start(settings)
@@ -154,13 +102,6 @@ def _empty(settings: Settings) -> None:
         connection.execute("truncate raw.order_lines, ops.load_ledger, ops.files cascade")
         connection.execute("vacuum")
         connection.execute("checkpoint")
-
-
-def _refuse_unless_landed(url: str, lines: int) -> None:
-    with psycopg.connect(url) as connection:
-        (landed,) = connection.execute("select count(*) from raw.order_lines").fetchone() or (0,)
-    if landed != lines:
-        sys.exit(f"{landed:,} of {lines:,} lines landed: this is no benchmark of a load.")
 
 
 def _table(lines: int, loads: Sequence[Run], ingests: Mapping[str, Sequence[Run]]) -> Table:

@@ -191,7 +191,7 @@ class _Made:
         """Mostly nobody knows; else on its day, the next, or long after; or before it happened."""
         if self.chance(0.9):
             return None
-        days = self.one_of((-400, 0, 1, 1, 2, 3, 10, 45, 200))
+        days = self.one_of((-400, 0, 1, 1, 2, 3, 10, 30, 31, 32, 200))
         return midnight(at.date() + timedelta(days=days)) + timedelta(seconds=self.below(86_400))
 
     def products(self) -> None:
@@ -230,7 +230,7 @@ class _Made:
 
     def profile(self, customer: str, begins: int) -> None:
         at = self.moment(self.below(max(begins, 1) + 40, -200))
-        known = self.one_of((None, None, None, self.moment(self.below(700))))
+        known = at + timedelta(days=self.one_of((-3, 0, 1, 20, 31, 32, 90)))
         self.add(
             "customers",
             customer_id=customer,
@@ -242,7 +242,7 @@ class _Made:
             income_band=self.one_of(("low", "high", None)),
             household=self.one_of(("1", "2+", None)),
             acquisition_channel=self.one_of(("search", "friend", None)),
-            known_at=known,
+            known_at=known if self.chance(0.4) else None,
         )
 
     def order(self, customer: str, order: str, day: int, favourites: list[str]) -> None:

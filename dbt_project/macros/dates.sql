@@ -49,3 +49,8 @@
         ) as bigint
     )
 {%- endmacro %}
+
+{# The day from which days are counted where a number must stand for a date. #}
+{% macro epoch() -%}
+    {{ return("cast('1970-01-01' as date)") }}
+{%- endmacro %}

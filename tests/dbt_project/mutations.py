@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import oracle
 import psycopg
 import simulated
 
@@ -55,7 +56,7 @@ class Chance:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.made = seed * 1_000_000
+        self.made = (1 + seed) * 1_000_000
 
     def happens(self, share: float) -> bool:
         return bool(self.rng.random() < share)
@@ -159,34 +160,37 @@ def poisoned(shop: simulated.Shop, day: date, seed: int) -> dict[str, Change]:
 def _poisoned_customers(
     shop: simulated.Shop, day: date, chance: Chance, customers: list[str]
 ) -> Change:
-    later = {"known_at": simulated.midnight(day + DAY)}
-    hidden = [row for row in shop["customers"] if row["known_at"] and row["known_at"].date() > day]
+    hidden = [row for row in shop["customers"] if not oracle.is_known(row, day)]
     new = sorted(set(customers) - {row["customer_id"] for row in shop["customers"]})
     model = shop["customers"][0]
+
+    def later() -> dict[str, datetime]:
+        signed_up = chance.moment(day - 25 * DAY, 60)
+        return {"known_at": simulated.midnight(day + DAY), "signed_up_at": signed_up}
+
     return Change(
         deleted=hidden[::3],
         corrected=[
-            {**corrected("customers", row, chance, []), **later}
+            {**corrected("customers", row, chance, []), **later()}
             for place, row in enumerate(hidden)
             if place % 3
         ],
-        new=[{**model, **later, "customer_id": customer} for customer in new[::2]],
+        new=[{**model, **later(), "customer_id": customer} for customer in new[::2]],
     )
 
 
 def _is_seen(table: str, row: dict, day: date) -> bool:
-    happened = row[contract.TABLES[table].times[0]].date()
-    return happened < day and (row["known_at"] is None or row["known_at"].date() <= day)
+    return oracle.known_on(row[contract.TABLES[table].times[0]], row["known_at"]) <= day
 
 
 def _unseen(table: str, day: date, chance: Chance) -> dict[str, datetime | None]:
     """Times that the day does not see: on it and later, or before it and only known after it."""
     first, *others = contract.TABLES[table].times
     if chance.happens(0.4):
-        known = chance.moment(day + DAY, 30)
-        begins, days = day - timedelta(days=200), 230
+        known = chance.moment(day + DAY, 3)
+        begins, days = day - 28 * DAY, 60
     else:
-        known = chance.one_of((None, None, chance.moment(day - timedelta(days=20), 60)))
+        known = chance.one_of((None, None, chance.moment(day - 20 * DAY, 60)))
         begins, days = day, chance.one_of((1, 3, 120))
     times: dict[str, datetime | None] = {first: chance.moment(begins, days), "known_at": known}
     for other in others:

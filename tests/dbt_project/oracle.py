@@ -21,6 +21,7 @@ Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 LOOK_BACK = 365
+LONGEST_DELAY = timedelta(days=31)
 LONGEST_HISTORY = 730
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 HORIZONS = (7, 14, 30, 90, 180, 365)
@@ -309,7 +310,7 @@ class Shop:
         last = max(orders, key=lambda order: (order.day, order.at, order.order_id))
         row["order_value_max"] = cents(max(order.total for order in orders))
         row["order_value_last"] = cents(last.total)
-        row["lines_per_order"] = ratio(len(bought), len(orders))
+        row["lines_per_order"] = ratio(count_of(bought), len(orders))
         row["units_per_order"] = ratio(units, len(orders))
         row["unit_price_mean"] = ratio(gross, units)
         row["discount_share"] = ratio(discount, gross)
@@ -324,7 +325,11 @@ class Shop:
         return row | self._products(day, bought, prices)
 
     def _products(self, day: date, bought: Sequence[Line], prices: Mapping[str, Decimal]) -> Row:
-        pairs = {(line.known_on, line.day, line.product) for line in bought if line.product}
+        pairs = {
+            (line.known_on, line.day, line.product)
+            for line in bought
+            if line.product and line.units
+        }
         first: dict[str, tuple[date, date]] = {}
         for known, on, product in sorted(pairs):
             first.setdefault(product, (known, on))
@@ -448,9 +453,7 @@ class Shop:
         }
         first = min(order.day for order in orders)
         profile = self.profiles.get(customer)
-        if profile is not None and (
-            profile["known_at"] is None or profile["known_at"].date() <= day
-        ):
+        if profile is not None and is_known(profile, day):
             row |= {"has_profile": True} | {column: profile[column] for column in said}
             if (born := profile["birth_year"]) is not None:
                 age = row["age_years"] = day.year - born
@@ -463,16 +466,30 @@ class Shop:
 
 
 def known_on(at: datetime, known_at: datetime | None) -> date:
-    """The first as-of day that sees what happened at this time."""
+    """The first as-of day that sees what happened at this time.
+
+    What is delivered more than LONGEST_DELAY after it is history that came with a first delivery.
+    """
     after = at.date() + timedelta(days=1)
-    return after if known_at is None else max(after, known_at.date())
+    if known_at is None or known_at.date() > at.date() + LONGEST_DELAY:
+        return after
+    return max(after, known_at.date())
+
+
+def is_known(profile: Mapping[str, Any], day: date) -> bool:
+    """Whether the day sees the customer's profile: always, unless it came late after signing up."""
+    known_at, signed_up = profile["known_at"], profile["signed_up_at"]
+    if known_at is None or signed_up is None:
+        return True
+    return known_at.date() > signed_up.date() + LONGEST_DELAY or known_at.date() <= day
 
 
 def netted(order_lines: Rows) -> list[tuple[str, Line]]:
     """The customer's lines that are left when what came back the same day has met its purchase.
 
     Within what became known together. Units that are taken back move with their share of the
-    discount, which the first of the returns bears.
+    discount, which the first of the returns bears. Where only a discount is left of a return, it
+    belongs to the purchases of the day.
     """
     groups: dict[Hashable, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(
@@ -518,7 +535,7 @@ def _left(row: Mapping[str, Any], units: Decimal, discount: Decimal) -> tuple[st
         known_on=known_on(row["ordered_at"], row["known_at"]),
         product=row["product_id"],
         channel=row["channel"],
-        is_return=row["quantity"] < 0,
+        is_return=row["quantity"] < 0 and units != 0,
         units=units,
         gross=units * row["unit_price"],
         discount=discount,
@@ -538,7 +555,8 @@ def orders_of(lines: Iterable[Line]) -> list[Order]:
         parts[line.order_id, line.day, line.known_on].append(line)
     orders: dict[tuple[str, date], Order] = {}
     for (order_id, day, known), some in sorted(parts.items(), key=lambda part: part[0]):
-        if (total := amount_of(some)) > 0 and (order_id, day) not in orders:
+        total, units = amount_of(some), units_of(some)
+        if total > 0 and units > 0 and (order_id, day) not in orders:
             orders[order_id, day] = Order(
                 order_id,
                 min(line.at for line in some),
@@ -605,13 +623,13 @@ def _first_day(lines: Sequence[Line]) -> Row:
             gross = sum_of(line.gross for line in mine)
             return {
                 "first_order_value": cents(first.total),
-                "first_order_lines": len(mine),
+                "first_order_lines": count_of(mine),
                 "first_order_units": float(units_of(mine)),
                 "first_order_discount_share": ratio(sum_of(ln.discount for ln in mine), gross),
                 "first_order_hour": first.at.hour,
                 "first_order_weekday": day.isoweekday(),
                 "first_order_channel": first.channel,
-                "first_order_products": len({ln.product for ln in mine if ln.product}),
+                "first_order_products": len({ln.product for ln in mine if ln.product and ln.units}),
             }
     raise ValueError("a customer without an order")
 
@@ -660,6 +678,11 @@ def amount_of(lines: Iterable[Line]) -> Decimal:
 
 def units_of(lines: Iterable[Line]) -> Decimal:
     return sum_of(line.units for line in purchases(lines))
+
+
+def count_of(lines: Iterable[Line]) -> int:
+    """Lines with something bought: an amount off is none."""
+    return sum(line.units > 0 for line in lines)
 
 
 def ratio(part: Any, whole: Any) -> float | None:

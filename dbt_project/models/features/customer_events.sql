@@ -147,16 +147,14 @@ streamed as (
         category_code,
         product_bucket,
         log_amount,
-        row_number() over (
-            partition by customer_id, known_on, event_date
-            order by occurred_at, kind, event_key, event_number
-        ) as position,
-        lag(occurred_at) over (
-            partition by customer_id
-            order by
-                known_on, event_date, occurred_at, kind, event_key, event_number
-        ) as previous_at
+        row_number() over stream as position,
+        lag(occurred_at) over stream as previous_at
     from coded
+    window
+        stream as (
+            partition by customer_id
+            order by known_on, occurred_at, kind, event_key, event_number
+        )
 
 ),
 
@@ -166,9 +164,9 @@ streamed as (
         select
             customer_id,
             occurred_at,
+            position,
             row_number() over (
-                partition by customer_id
-                order by known_on desc, event_date desc, position desc
+                partition by customer_id order by position desc
             ) as place_from_last
         from {{ this }}
         where
@@ -188,7 +186,7 @@ streamed as (
             streamed.category_code,
             streamed.product_bucket,
             streamed.log_amount,
-            streamed.position,
+            streamed.position + coalesce(standing.position, 0) as position,
             coalesce(streamed.previous_at, standing.occurred_at) as previous_at
         from streamed
         left join standing

@@ -6,116 +6,24 @@ as_of_days as (
 
 ),
 
-accumulated as (
-
-    select
-        customer_id,
-        known_from,
-        known_until,
-        last_order_date,
-        last_return_date,
-        orders,
-        purchased_amount,
-        returned_amount,
-        gross_amount,
-        discount_amount,
-        units,
-        lines,
-        discounted_orders,
-        weekend_orders,
-        morning_orders,
-        afternoon_orders,
-        evening_orders,
-        distinct_products,
-        order_value_max,
-        order_value_last,
-        order_gap_last_days,
-        order_gaps,
-        cast(order_gap_days_sum as double precision) as gap_sum,
-        cast(
-            order_gaps * order_gap_squares_sum
-            - order_gap_days_sum * order_gap_days_sum as double precision
-        ) as gap_spread
-    from {{ ref('int_customer_days_accumulated') }}
-    where orders > 0
-
-),
-
--- What was known of a customer at the start of the day.
-known as (
-
-    select
-        accumulated.customer_id,
-        as_of_days.as_of_date,
-        accumulated.orders,
-        accumulated.purchased_amount,
-        accumulated.returned_amount,
-        accumulated.gross_amount,
-        accumulated.discount_amount,
-        accumulated.units,
-        accumulated.lines,
-        accumulated.discounted_orders,
-        accumulated.weekend_orders,
-        accumulated.morning_orders,
-        accumulated.afternoon_orders,
-        accumulated.evening_orders,
-        accumulated.distinct_products,
-        accumulated.order_value_max,
-        accumulated.order_value_last,
-        accumulated.order_gap_last_days,
-        accumulated.gap_sum / nullif(accumulated.order_gaps, 0)
-            as order_gap_mean_days,
-        case
-            when accumulated.order_gaps > 1
-                then
-                    sqrt(
-                        accumulated.gap_spread
-                        / accumulated.order_gaps
-                        / (accumulated.order_gaps - 1)
-                    )
-        end as order_gap_stddev_days,
-        {{ days_between(
-            'accumulated.last_order_date', 'as_of_days.as_of_date'
-        ) }} as recency_days,
-        {{ days_between(
-            'accumulated.last_return_date', 'as_of_days.as_of_date'
-        ) }} as days_since_last_return
-    from accumulated
-    inner join as_of_days
-        on
-            accumulated.known_from <= as_of_days.as_of_date
-            and (
-                accumulated.known_until > as_of_days.as_of_date
-                or accumulated.known_until is null
-            )
-
-),
-
 past_days as (
 
     select
-        days.customer_id,
+        days.*,
         as_of_days.as_of_date,
         {{ days_between('days.order_date', 'as_of_days.as_of_date') }}
             as days_ago,
-        days.day_orders as orders,
-        days.day_net_spend as spend,
-        days.day_units as units,
-        days.day_returned_amount as returned_amount,
-        days.day_products as products,
-        days.day_new_products as new_products
-    from {{ ref('int_customer_days_accumulated') }} as days
-    inner join as_of_days
-        on
-            days.known_from <= as_of_days.as_of_date
-            and {{ days_between('days.order_date', 'as_of_days.as_of_date') }}
-            <= 455
+        days.is_newest_order_day
+        and coalesce(days.newest_until > as_of_days.as_of_date, true)
+            as is_last_order_day
+    from {{ ref('int_customer_days_ordered') }} as days
+    inner join as_of_days on days.known_on <= as_of_days.as_of_date
 
 ),
 
 -- A window of n days holds days_ago 1 to n. The 90 days that begin a year
 -- before the as-of day hold days_ago 365 down to 276.
-windows as (
+known as (
 
     select
         customer_id,
@@ -123,7 +31,7 @@ windows as (
         {% for days in feature_windows() %}
             sum(case when days_ago <= {{ days }} then orders else 0 end)
                 as orders_{{ days }}d,
-            sum(case when days_ago <= {{ days }} then spend else 0 end)
+            sum(case when days_ago <= {{ days }} then net_spend else 0 end)
                 as spend_{{ days }}d,
             sum(case when days_ago <= {{ days }} then units else 0 end)
                 as units_{{ days }}d,
@@ -136,20 +44,71 @@ windows as (
             as new_products_90d,
         sum(case when days_ago between 31 and 60 then orders else 0 end)
             as orders_before_30d,
-        sum(case when days_ago between 31 and 60 then spend else 0 end)
+        sum(case when days_ago between 31 and 60 then net_spend else 0 end)
             as spend_before_30d,
         sum(case when days_ago between 91 and 180 then orders else 0 end)
             as orders_before_90d,
-        sum(case when days_ago between 91 and 180 then spend else 0 end)
+        sum(case when days_ago between 91 and 180 then net_spend else 0 end)
             as spend_before_90d,
         sum(case when days_ago between 276 and 365 then orders else 0 end)
             as orders_to_come_last_year,
-        sum(case when days_ago between 276 and 365 then spend else 0 end)
+        sum(case when days_ago between 276 and 365 then net_spend else 0 end)
             as spend_to_come_last_year,
-        sum(case when days_ago between 366 and 455 then spend else 0 end)
-            as spend_year_before_90d
+        sum(case when days_ago between 366 and 455 then net_spend else 0 end)
+            as spend_year_before_90d,
+        min(case when orders > 0 then days_ago end) as recency_days,
+        min(case when returned_lines > 0 then days_ago end)
+            as days_since_last_return,
+        count(order_gap_days) as order_gaps,
+        sum(order_gap_days) as gap_sum,
+        sum(order_gap_days * order_gap_days) as gap_squares,
+        max(case when is_last_order_day then order_gap_days end)
+            as order_gap_last_days,
+        max(case when is_last_order_day then order_value_last end)
+            as order_value_last,
+        max(order_value_max) as order_value_max,
+        sum(orders) as orders,
+        sum(purchased_amount) as purchased_amount,
+        sum(returned_amount) as returned_amount,
+        sum(gross_amount) as gross_amount,
+        sum(discount_amount) as discount_amount,
+        sum(units) as units,
+        sum(lines) as lines,
+        sum(new_products) as distinct_products,
+        sum(discounted_orders) as discounted_orders,
+        sum(morning_orders) as morning_orders,
+        sum(afternoon_orders) as afternoon_orders,
+        sum(evening_orders) as evening_orders,
+        sum(
+            case
+                when {{ iso_weekday('order_date') }} > 5 then orders else 0
+            end
+        ) as weekend_orders
     from past_days
     group by customer_id, as_of_date
+    having sum(orders) > 0
+
+),
+
+paced as (
+
+    select
+        *,
+        cast(gap_sum as double precision) / nullif(order_gaps, 0)
+            as order_gap_mean_days,
+        case
+            when order_gaps > 1
+                then
+                    sqrt(
+                        cast(
+                            order_gaps * gap_squares - gap_sum * gap_sum
+                            as double precision
+                        )
+                        / order_gaps
+                        / (order_gaps - 1)
+                    )
+        end as order_gap_stddev_days
+    from known
 
 ),
 
@@ -259,65 +218,64 @@ shop_categories as (
 feat_customer_behaviour as (
 
     select
-        known.customer_id,
-        known.as_of_date,
-        known.order_gap_mean_days,
-        known.order_gap_stddev_days,
-        known.order_gap_stddev_days / known.order_gap_mean_days
+        paced.customer_id,
+        paced.as_of_date,
+        paced.order_gap_mean_days,
+        paced.order_gap_stddev_days,
+        paced.order_gap_stddev_days / paced.order_gap_mean_days
             as order_gap_variation,
-        known.order_gap_last_days,
-        known.recency_days / known.order_gap_mean_days as overdue_ratio,
-        known.order_gap_mean_days - known.recency_days
+        paced.order_gap_last_days,
+        paced.recency_days / paced.order_gap_mean_days as overdue_ratio,
+        paced.order_gap_mean_days - paced.recency_days
             as days_to_expected_order,
         {% for days in feature_windows() %}
-            cast(coalesce(windows.orders_{{ days }}d, 0) as integer)
+            cast(paced.orders_{{ days }}d as integer)
                 as orders_{{ days }}d,
         {% endfor %}
         {% for days in feature_windows() %}
-            cast(coalesce(windows.spend_{{ days }}d, 0) as numeric(14, 2))
+            cast(paced.spend_{{ days }}d as numeric(14, 2))
                 as spend_{{ days }}d,
         {% endfor %}
         {% for days in feature_windows() %}
-            cast(coalesce(windows.units_{{ days }}d, 0) as double precision)
+            cast(paced.units_{{ days }}d as double precision)
                 as units_{{ days }}d,
         {% endfor %}
-        cast(coalesce(windows.returned_365d, 0) as numeric(14, 2))
+        cast(paced.returned_365d as numeric(14, 2))
             as returned_365d,
-        {{ change('windows.orders_30d', 'windows.orders_before_30d') }}
+        {{ change('paced.orders_30d', 'paced.orders_before_30d') }}
             as orders_trend_30d,
-        {{ change('windows.orders_90d', 'windows.orders_before_90d') }}
+        {{ change('paced.orders_90d', 'paced.orders_before_90d') }}
             as orders_trend_90d,
-        {{ change('windows.spend_30d', 'windows.spend_before_30d') }}
+        {{ change('paced.spend_30d', 'paced.spend_before_30d') }}
             as spend_trend_30d,
-        {{ change('windows.spend_90d', 'windows.spend_before_90d') }}
+        {{ change('paced.spend_90d', 'paced.spend_before_90d') }}
             as spend_trend_90d,
         case
             when shop.history_days >= 455
                 then {{ change(
-                    'windows.spend_90d', 'windows.spend_year_before_90d'
+                    'paced.spend_90d', 'paced.spend_year_before_90d'
                 ) }}
         end as spend_change_year_90d,
         cast(
             case
                 when shop.history_days >= 365
-                    then coalesce(windows.spend_to_come_last_year, 0)
+                    then paced.spend_to_come_last_year
             end as numeric(14, 2)
         ) as spend_same_window_last_year_90d,
         cast(
             case
                 when shop.history_days >= 365
-                    then coalesce(windows.orders_to_come_last_year, 0)
+                    then paced.orders_to_come_last_year
             end as integer
         ) as orders_same_window_last_year_90d,
-        cast(known.order_value_max as numeric(14, 2)) as order_value_max,
-        cast(known.order_value_last as numeric(14, 2)) as order_value_last,
-        {{ ratio('known.lines', 'known.orders') }} as lines_per_order,
-        {{ ratio('known.units', 'known.orders') }} as units_per_order,
-        {{ ratio('known.gross_amount', 'known.units') }} as unit_price_mean,
-        known.distinct_products,
-        cast(coalesce(windows.product_days_90d, 0) as integer)
-            as product_days_90d,
-        {{ ratio('windows.new_products_90d', 'windows.product_days_90d') }}
+        cast(paced.order_value_max as numeric(14, 2)) as order_value_max,
+        cast(paced.order_value_last as numeric(14, 2)) as order_value_last,
+        {{ ratio('paced.lines', 'paced.orders') }} as lines_per_order,
+        {{ ratio('paced.units', 'paced.orders') }} as units_per_order,
+        {{ ratio('paced.gross_amount', 'paced.units') }} as unit_price_mean,
+        cast(paced.distinct_products as integer) as distinct_products,
+        cast(paced.product_days_90d as integer) as product_days_90d,
+        {{ ratio('paced.new_products_90d', 'paced.product_days_90d') }}
             as new_product_share_90d,
         case
             when shop_categories.categories > 0
@@ -331,36 +289,32 @@ feat_customer_behaviour as (
         mixes.top_product_days / mixes.product_days as top_category_share,
         categories.category as top_category,
         mixes.price_position,
-        {{ ratio('known.discount_amount', 'known.gross_amount') }}
+        {{ ratio('paced.discount_amount', 'paced.gross_amount') }}
             as discount_share,
-        {{ ratio('known.discounted_orders', 'known.orders') }}
+        {{ ratio('paced.discounted_orders', 'paced.orders') }}
             as discounted_order_share,
-        {{ ratio('known.returned_amount', 'known.purchased_amount') }}
+        {{ ratio('paced.returned_amount', 'paced.purchased_amount') }}
             as return_share,
-        known.days_since_last_return,
-        {{ ratio('known.weekend_orders', 'known.orders') }}
+        paced.days_since_last_return,
+        {{ ratio('paced.weekend_orders', 'paced.orders') }}
             as weekend_order_share,
-        {{ ratio('known.morning_orders', 'known.orders') }}
+        {{ ratio('paced.morning_orders', 'paced.orders') }}
             as morning_order_share,
-        {{ ratio('known.afternoon_orders', 'known.orders') }}
+        {{ ratio('paced.afternoon_orders', 'paced.orders') }}
             as afternoon_order_share,
-        {{ ratio('known.evening_orders', 'known.orders') }}
+        {{ ratio('paced.evening_orders', 'paced.orders') }}
             as evening_order_share,
         least(730, shop.history_days) as history_days
-    from known
-    inner join shop on known.as_of_date = shop.as_of_date
-    left join windows
-        on
-            known.customer_id = windows.customer_id
-            and known.as_of_date = windows.as_of_date
+    from paced
+    inner join shop on paced.as_of_date = shop.as_of_date
     left join mixes
         on
-            known.customer_id = mixes.customer_id
-            and known.as_of_date = mixes.as_of_date
+            paced.customer_id = mixes.customer_id
+            and paced.as_of_date = mixes.as_of_date
     left join categories
         on mixes.top_category_code = categories.category_code
     left join shop_categories
-        on known.as_of_date = shop_categories.as_of_date
+        on paced.as_of_date = shop_categories.as_of_date
 
 )
 

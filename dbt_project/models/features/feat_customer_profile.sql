@@ -1,29 +1,32 @@
 with
 
-as_of_days as (
-
-    {{ as_of_days() }}
-
-),
-
-accumulated as (
+rfm as (
 
     select
         customer_id,
-        known_from,
-        known_until,
-        first_order_date,
-        first_known_order_date,
-        first_order_value,
-        first_order_lines,
-        first_order_units,
-        first_order_products,
-        first_order_gross_amount,
-        first_order_discount_amount,
+        as_of_date,
+        {{ plus_days('as_of_date', '-tenure_days') }} as first_order_date
+    from {{ ref('feat_customer_rfm') }}
+    where as_of_date in ({{ as_of_date_literals() }})
+
+),
+
+-- The order day of each customer that became known first.
+first_order_days as (
+
+    select
+        customer_id,
+        order_date,
+        order_value_first,
+        lines,
+        units,
+        products,
+        gross_amount,
+        discount_amount,
         first_order_hour,
         first_order_channel
-    from {{ ref('int_customer_days_accumulated') }}
-    where orders > 0
+    from {{ ref('int_customer_days_ordered') }}
+    where is_first_order_day
 
 ),
 
@@ -47,8 +50,8 @@ customers as (
 known as (
 
     select
-        accumulated.customer_id,
-        as_of_days.as_of_date,
+        rfm.customer_id,
+        rfm.as_of_date,
         customers.customer_id is not null as has_profile,
         customers.country,
         customers.region,
@@ -57,36 +60,31 @@ known as (
         customers.household,
         customers.acquisition_channel,
         cast(
-            extract(year from as_of_days.as_of_date)
+            extract(year from rfm.as_of_date)
             - customers.birth_year as integer
         ) as age_years,
         case
-            when customers.signed_up_on < as_of_days.as_of_date
+            when customers.signed_up_on < rfm.as_of_date
                 then customers.signed_up_on
         end as signed_up_on,
-        accumulated.first_order_date,
-        accumulated.first_known_order_date,
-        accumulated.first_order_value,
-        accumulated.first_order_lines,
-        accumulated.first_order_units,
-        accumulated.first_order_products,
-        accumulated.first_order_gross_amount,
-        accumulated.first_order_discount_amount,
-        accumulated.first_order_hour,
-        accumulated.first_order_channel
-    from accumulated
-    inner join as_of_days
-        on
-            accumulated.known_from <= as_of_days.as_of_date
-            and (
-                accumulated.known_until > as_of_days.as_of_date
-                or accumulated.known_until is null
-            )
+        rfm.first_order_date,
+        first_order_days.order_date,
+        first_order_days.order_value_first,
+        first_order_days.lines,
+        first_order_days.units,
+        first_order_days.products,
+        first_order_days.gross_amount,
+        first_order_days.discount_amount,
+        first_order_days.first_order_hour,
+        first_order_days.first_order_channel
+    from rfm
+    inner join first_order_days
+        on rfm.customer_id = first_order_days.customer_id
     left join customers
         on
-            accumulated.customer_id = customers.customer_id
+            rfm.customer_id = customers.customer_id
             and (
-                as_of_days.as_of_date >= customers.known_on
+                rfm.as_of_date >= customers.known_on
                 or customers.known_on is null
             )
 
@@ -117,14 +115,14 @@ feat_customer_profile as (
         {{ days_between('signed_up_on', 'first_order_date') }}
             as signup_to_order_days,
         cast(date_trunc('month', first_order_date) as date) as cohort_month,
-        cast(first_order_value as numeric(14, 2)) as first_order_value,
-        first_order_lines,
-        cast(first_order_units as double precision) as first_order_units,
-        first_order_products,
-        {{ ratio('first_order_discount_amount', 'first_order_gross_amount') }}
+        cast(order_value_first as numeric(14, 2)) as first_order_value,
+        lines as first_order_lines,
+        cast(units as double precision) as first_order_units,
+        products as first_order_products,
+        {{ ratio('discount_amount', 'gross_amount') }}
             as first_order_discount_share,
         first_order_hour,
-        {{ iso_weekday('first_known_order_date') }} as first_order_weekday,
+        {{ iso_weekday('order_date') }} as first_order_weekday,
         first_order_channel
     from known
 

@@ -6,49 +6,38 @@ as_of_days as (
 
 ),
 
-accumulated as (
+-- Dates and totals of what was known at the start of the day.
+totals as (
 
     select
-        customer_id,
-        known_from,
-        known_until,
-        first_order_date,
-        last_order_date,
-        orders,
-        net_spend,
-        purchased_amount
-    from {{ ref('int_customer_days_accumulated') }}
-    where orders > 0
+        days.customer_id,
+        as_of_days.as_of_date,
+        min(case when days.orders > 0 then days.order_date end)
+            as first_order_date,
+        max(case when days.orders > 0 then days.order_date end)
+            as last_order_date,
+        sum(days.orders) as orders,
+        sum(days.net_spend) as net_spend,
+        sum(days.purchased_amount) as purchased_amount
+    from {{ ref('int_customer_days') }} as days
+    inner join as_of_days on days.known_on <= as_of_days.as_of_date
+    group by days.customer_id, as_of_days.as_of_date
+    having sum(days.orders) > 0
 
 ),
 
--- What was known of a customer at the start of the day.
 known as (
 
     select
-        accumulated.customer_id,
-        as_of_days.as_of_date,
-        {{ days_between(
-            'accumulated.last_order_date', 'as_of_days.as_of_date'
-        ) }} as recency_days,
-        accumulated.orders as frequency_orders,
-        cast(accumulated.net_spend as numeric(14, 2)) as monetary_total,
-        {{ days_between(
-            'accumulated.first_order_date', 'as_of_days.as_of_date'
-        ) }} as tenure_days,
-        cast(
-            {{ divided(
-                'accumulated.purchased_amount', 'accumulated.orders', 2
-            ) }} as numeric(14, 2)
-        ) as average_order_value
-    from accumulated
-    inner join as_of_days
-        on
-            accumulated.known_from <= as_of_days.as_of_date
-            and (
-                accumulated.known_until > as_of_days.as_of_date
-                or accumulated.known_until is null
-            )
+        customer_id,
+        as_of_date,
+        {{ days_between('last_order_date', 'as_of_date') }} as recency_days,
+        cast(orders as integer) as frequency_orders,
+        cast(net_spend as numeric(14, 2)) as monetary_total,
+        {{ days_between('first_order_date', 'as_of_date') }} as tenure_days,
+        cast({{ divided('purchased_amount', 'orders', 2) }} as numeric(14, 2))
+            as average_order_value
+    from totals
 
 ),
 

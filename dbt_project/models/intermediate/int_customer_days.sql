@@ -41,14 +41,14 @@ placed as (
         units,
         lines,
         order_hour,
-        row_number() over (
+        row_number() over one_by_one = 1 as is_first,
+        lead(order_id) over one_by_one is null as is_last
+    from orders
+    window
+        one_by_one as (
             partition by customer_id, order_date, known_on, is_order
             order by ordered_at, order_id
-        ) as place,
-        count(*) over (
-            partition by customer_id, order_date, known_on, is_order
-        ) as places
-    from orders
+        )
 
 ),
 
@@ -85,13 +85,13 @@ days as (
         sum(case when is_order and order_hour >= 18 then 1 else 0 end)
             as evening_orders,
         max(case when is_order then order_total end) as order_value_max,
-        max(case when is_order and place = 1 then order_total end)
+        max(case when is_order and is_first then order_total end)
             as order_value_first,
-        max(case when is_order and place = places then order_total end)
+        max(case when is_order and is_last then order_total end)
             as order_value_last,
-        max(case when is_order and place = 1 then order_hour end)
+        max(case when is_order and is_first then order_hour end)
             as first_order_hour,
-        max(case when is_order and place = 1 then channel end)
+        max(case when is_order and is_first then channel end)
             as first_order_channel
     from placed
     group by customer_id, order_date, known_on
