@@ -243,7 +243,7 @@ def against_raw() -> list[Expectation]:
             "critical",
             "Customers of the day have no visible order line: build the day again.",
         ),
-        # Real shops: 0.97 and more; the rest took back all that they bought.
+        # Two real shops: above .996; the rest took back all that they bought.
         at_least(
             "paying_customer_share",
             0.7,

@@ -19,9 +19,11 @@ Rows = dict[str, dict]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
+def files(tmp_path_factory, load_files) -> Path:
+    """The files of a shop that is loaded."""
     files = tmp_path_factory.mktemp("bench") / "files"
     machine.make_shop(files, 20_000, TABLES)
+    load_files(read_source("canonical"), files)
     return files
 
 
@@ -69,7 +71,6 @@ def differences(found: Rows, expected: Rows) -> list[str]:
 
 
 def test_by_hand_every_feature_is_the_one_that_the_models_build(files, tmp_path, built, load_files):
-    load_files(read_source("canonical"), files)
     expected = built(features.LAST_DAY)
     found = by_hand(files, features.LAST_DAY, tmp_path / "floor.duckdb")
     first = next(iter(expected))

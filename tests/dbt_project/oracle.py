@@ -210,32 +210,31 @@ class Shop:
                 }
         return found
 
-    def stream(self) -> dict[tuple[str, date, date, int], Row]:
-        """(customer_id, known_on, event_date, position) -> a row of features.customer_events."""
+    def stream(self) -> dict[tuple[str, int], Row]:
+        """(customer_id, position) -> a row of features.customer_events."""
         happened: dict[str, list[tuple]] = defaultdict(list)
         for customer, rows in self.landed.items():
             for line in rows:
-                at, product, kind = line["ordered_at"], line["product_id"], 1
-                if line["quantity"] < 0:
-                    kind = 2
+                at, product = line["ordered_at"], line["product_id"]
+                kind = 2 if line["quantity"] < 0 else 1
                 ids = (line["order_id"], line["line_number"])
                 amount = line["quantity"] * line["unit_price"] - (line["discount_amount"] or 0)
                 known = known_on(at, line["known_at"])
-                happened[customer].append((known, at.date(), at, kind, ids, product, amount))
+                happened[customer].append((known, at, kind, ids, product, amount))
         for facts in (self.events, self.reviews, self.contacts):
             for customer, some in facts.items():
                 for fact in some:
-                    kind, ids = _kind(fact), (fact.key,)
-                    row = (fact.known_on, fact.day, fact.at, kind, ids, fact.product, None)
+                    row = (fact.known_on, fact.at, _kind(fact), (fact.key,), fact.product, None)
                     happened[customer].append(row)
         found = {}
         for customer, rows in happened.items():
             before: datetime | None = None
-            positions: Counter[tuple[date, date]] = Counter()
-            for known, day, at, kind, _, product, amount in sorted(rows, key=lambda row: row[:5]):
-                positions[known, day] += 1
+            in_order = sorted(rows, key=lambda row: row[:4])
+            for position, (known, at, kind, _, product, amount) in enumerate(in_order, 1):
                 waited = None if before is None else max(0, int((at - before).total_seconds()))
-                found[customer, known, day, positions[known, day]] = {
+                found[customer, position] = {
+                    "event_date": at.date(),
+                    "known_on": known,
                     "occurred_at": at,
                     "kind": kind,
                     "category_code": category_code(self.categories.get(product)),

@@ -26,7 +26,6 @@ from warehouse.source import BUILT_IN, Source, read_source
 
 DAYS = (date(2025, 6, 1), simulated.CLOSED + timedelta(days=1))
 STEPS = 5
-SEQUENCES = 6
 FLOAT_TOLERANCE = 1e-12
 
 Tables = dict[str, list[tuple]]
@@ -43,7 +42,9 @@ def build(urls, settings) -> Callable[[], None]:
     return run
 
 
-@pytest.mark.parametrize("sequence", range(SEQUENCES - 2))
+@pytest.mark.parametrize(
+    "sequence", [0, 1, *(pytest.param(place, marks=pytest.mark.slow) for place in (2, 3))]
+)
 def test_updates_after_changes_of_any_kind_are_a_full_rebuild(urls, build, sequence):
     for step in range(STEPS):
         shop = simulated.read_shop(urls.warehouse)
@@ -53,7 +54,7 @@ def test_updates_after_changes_of_any_kind_are_a_full_rebuild(urls, build, seque
     assert_same_as_rebuilt(urls.warehouse, build)
 
 
-@pytest.mark.parametrize("sequence", range(SEQUENCES - 2, SEQUENCES))
+@pytest.mark.parametrize("sequence", [4, 5])
 def test_updates_after_loads_of_files_are_a_full_rebuild(
     urls, build, load_files, tmp_path, sequence
 ):
@@ -92,9 +93,8 @@ def assert_true(url: str) -> None:
             for row in found:
                 del row["as_of_date"]
             said += [f"{day} {what}" for what in oracle.differences(found, expected, key)]
-    key = ("customer_id", "known_on", "event_date", "position")
     events = _read(url, "select * from features.customer_events")
-    said += oracle.differences(events, truth.stream(), key)
+    said += oracle.differences(events, truth.stream(), ("customer_id", "position"))
     assert not said, "\n".join(["", *said])
 
 
@@ -167,12 +167,15 @@ def _part(table: str, rows: list[dict], step: int, chance: mutations.Chance) -> 
 
 
 def _source(folder: Path) -> Source:
-    """The contract's own columns; what a delivery says anew of a row corrects it."""
+    """The contract's own columns; what a delivery says anew of a row corrects it.
+
+    Two contents of one day's deliveries are in conflict, however many: no load is refused for it.
+    """
     shutil.copytree(BUILT_IN / "canonical", folder)
     said = yaml.safe_load((folder / "source.yml").read_text())
     for table in contract.DATED:
         said["tables"][table]["changed_rows"] = "correction"
-    (folder / "source.yml").write_text(yaml.safe_dump(said))
+    (folder / "source.yml").write_text(yaml.safe_dump(said | {"max_quarantined_share": 1}))
     return read_source(str(folder))
 
 

@@ -77,7 +77,7 @@ RAW = {
         "warning",
     ),
 }
-# One of each of the gate's tables; test_features.py has them all.
+# One of each of the gate's tables; test_feature_gates.py has them all.
 FEATURES = {
     "the amounts are in cents": (
         "update features.customer_features set monetary_total = monetary_total * 100 "
@@ -254,7 +254,7 @@ def test_a_healthy_shop_raises_no_alarm(request, url, kind, stage, day):
 
 
 def test_every_expectation_has_a_corruption_that_it_catches():
-    """Of the features gate test_features.py says so."""
+    """Of the features gate test_feature_gates.py says so."""
     caught = {(table, fact, severity) for stage, _, table, _, fact, severity in
               (param.values for param in CORRUPTIONS) if stage != "features"}  # fmt: skip
     declared = {
@@ -267,7 +267,7 @@ def test_every_expectation_has_a_corruption_that_it_catches():
 
 
 def test_the_faults_of_the_features_are_judged_as_the_gate_judges_them(url, grocery):
-    """test_features.py asks without Great Expectations."""
+    """test_feature_gates.py asks without Great Expectations."""
     for sql in (
         "update features.customer_features set weekend_order_share = 'NaN', rfm_segment = null",
         "update features.feat_customer_rfm set recency_days = 7 where as_of_date > '2026-01-01'",

@@ -167,8 +167,16 @@ customer_categories as (
         categories.category_code,
         categories.product_days,
         categories.gross_amount,
-        cast(categories.units as double precision) * category_prices.price
-            as gross_amount_at_average,
+        -- As decimals, because the sum of doubles depends on their order.
+        cast(
+            cast(categories.units as double precision) * category_prices.price
+            as numeric(38, 15)
+        ) as gross_amount_at_average,
+        cast(
+            categories.product_days
+            * ln(cast(categories.product_days as double precision))
+            as numeric(28, 15)
+        ) as log_term,
         -- The most bought, as one number that carries its category.
         cast(categories.product_days as bigint) * 268435456
         + categories.category_code as rank_key
@@ -194,12 +202,11 @@ mixes as (
         as_of_date,
         count(*) as distinct_categories,
         cast(sum(product_days) as double precision) as product_days,
-        sum(product_days * ln(cast(product_days as double precision)))
-            as log_sum,
+        cast(sum(log_term) as double precision) as log_sum,
         max(product_days) as top_product_days,
         max(rank_key) % 268435456 as top_category_code,
-        cast(sum(gross_amount) as double precision)
-        / nullif(sum(gross_amount_at_average), 0) as price_position
+        {{ ratio('sum(gross_amount)', 'sum(gross_amount_at_average)') }}
+            as price_position
     from customer_categories
     group by customer_id, as_of_date
 
