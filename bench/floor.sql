@@ -99,7 +99,7 @@ netted as (
 left_over as materialized (
 
     select
-        *,
+        * replace (is_return and units <> 0 as is_return),
         units * price as gross,
         cast(getvariable('as_of_date') - order_date as integer) as days_ago
     from netted
@@ -121,9 +121,9 @@ orders as (
         coalesce(sum(gross) filter (not is_return), 0) as gross,
         coalesce(sum(discount) filter (not is_return), 0) as discount,
         coalesce(sum(units) filter (not is_return), 0) as units,
-        count(*) filter (not is_return) as lines,
+        count(*) filter (not is_return and units <> 0) as lines,
         bool_or(is_return) as has_return,
-        purchased > 0 as is_order
+        purchased > 0 and coalesce(sum(units) filter (not is_return), 0) > 0 as is_order
     from left_over
     group by customer_id, order_id, days_ago
 

@@ -60,10 +60,14 @@ class Table:
 
 
 def visible(scope: Scope, time: str) -> str:
-    """The SQL condition on a raw row that the day sees: it happened before, and came by then."""
+    """The SQL condition on a raw row that the day sees: it happened before, and came by then.
+
+    What the shop's first daily delivery brought is its history, as for the features.
+    """
     return (
-        f"({time} < {scope.date_literal} "
-        f"and (known_at is null or known_at < {scope.date_literal} + 1))"
+        f"({time} < {scope.date_literal} and (known_at is null "
+        f"or known_at < {scope.date_literal} + 1 or known_at < (select "
+        f"cast(min(delivered_at) as date) + 1 from ops.files where is_daily)))"
     )
 
 

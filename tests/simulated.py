@@ -133,12 +133,19 @@ def insert(cursor: psycopg.Cursor, table: str, rows: list[dict], schema: str = "
 
 
 def read_shop(url: str) -> Shop:
-    """What is in raw."""
+    """What is in raw; without known_at what the first daily delivery brought, the history."""
     with psycopg.connect(url, row_factory=dict_row) as connection:
-        return {
+        shop = {
             table: connection.execute(f"select * from raw.{table}".encode()).fetchall()
             for table in contract.TABLES
         }
+        (first,) = connection.execute(
+            "select min(delivered_at)::date as day from ops.files where is_daily"
+        ).fetchall()
+    for row in (row for rows in shop.values() for row in rows):
+        if row["known_at"] and first["day"] and row["known_at"].date() <= first["day"]:
+            row["known_at"] = None
+    return shop
 
 
 def _landed(table: str, rows: list[dict]) -> list[dict]:

@@ -103,7 +103,7 @@ def test_too_little_history_to_train(refused):
 
 def test_a_horizon_without_labels(refused):
     said = refused(2, "train", "--as-of", "2011-03-02", TIERHOUSE_HORIZON_DAYS="45")
-    assert "no labels of 45 days: the horizons are 30, 90, 180" in said
+    assert "no labels of 45 days: the horizons are 7, 14, 30, 90, 180, 365" in said
 
 
 def test_a_scoreboard_for_a_folder_that_is_not_there(refused):

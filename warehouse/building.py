@@ -14,7 +14,15 @@ import yaml
 
 from warehouse import changes, contract, duck
 from warehouse.connections import Urls, connect, exclusive, grant, one_row
-from warehouse.settings import DUCKDB_FILE, PROJECT, Refused, Target, TierhouseError, WrongUsage
+from warehouse.settings import (
+    DUCKDB_FILE,
+    PROJECT,
+    Refused,
+    Target,
+    TierhouseError,
+    WrongUsage,
+    one_line,
+)
 
 DBT_PROJECT = PROJECT / "dbt_project"
 # Shops close over Christmas; after a month of silence it is the load that did not come.
@@ -52,7 +60,7 @@ def refuse_horizon(horizon_days: int) -> None:
         raise WrongUsage(
             f"There are no labels of {horizon_days} days: the horizons are "
             f"{', '.join(map(str, horizons))}. Choose one of them, or add it to `horizons` in "
-            f"{DBT_PROJECT / 'dbt_project.yml'}."
+            f"{DBT_PROJECT / 'dbt_project.yml'} and to HORIZONS in expectations/labels.py."
         )
 
 
@@ -92,14 +100,20 @@ def build(
     Raises Refused: a data test of dbt failed. TierhouseError: a model did.
     """
     with exclusive(urls.warehouse, "build"), exclusive(urls.warehouse, "load"):
-        fingerprint = _fingerprint()
+        file = state / DUCKDB_FILE
+        first_delivery = _first_delivery(urls)
+        definitions = _fingerprint(first_delivery)
         if target is Target.duckdb:
-            fingerprint += duck.identity(state / DUCKDB_FILE)
-        changed = changes.read(urls.warehouse, target, fingerprint)
+            is_standing = duck.has_tables(file, _kept_tables())
+            fingerprint = definitions + duck.identity(file)
+        else:
+            is_standing = _has_tables(urls, _kept_tables())
+            fingerprint = definitions
+        changed = changes.read(urls.warehouse, target, fingerprint if is_standing else "")
         if target is Target.duckdb:
             duck.copy_raw(
                 urls.warehouse,
-                state / DUCKDB_FILE,
+                file,
                 changed,
                 changes.customers(urls.warehouse, target, changed),
                 lambda table: progress(f"copy of {table}", 0, 0),
@@ -107,11 +121,13 @@ def build(
         else:
             _mark_customers(urls, changed)
         set_environment(urls, state)
-        results = _run_dbt(days, state, target, changed, progress)
+        results = _run_dbt(days, state, target, changed, first_delivery, progress)
         if target is Target.postgres:
             with connect(urls.warehouse) as connection:
                 grant(connection)
         _refuse_unless_done(results, state)
+        if target is Target.duckdb:
+            fingerprint = definitions + duck.new_identity(file)
         changes.consume(urls.warehouse, target, changed, fingerprint)
     return len(results)
 
@@ -131,11 +147,41 @@ def _mark_customers(urls: Urls, changed: changes.Changes) -> None:
         connection.execute("analyze ops.touched_customers")
 
 
-def _fingerprint() -> str:
+def _first_delivery(urls: Urls) -> str | None:
+    """The day of the shop's first daily delivery, which is its history."""
+    with connect(urls.warehouse) as connection:
+        (day,) = one_row(
+            connection, "select min(delivered_at)::date::text from ops.files where is_daily"
+        )
+    return day
+
+
+def _kept_tables() -> list[str]:
+    """What an update adds to, schema.table: without one of them everything has to be built."""
+    project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
+    configured = project["models"]["tierhouse"]["intermediate"]
+    names = [file.stem for file in (DBT_PROJECT / "models" / "intermediate").glob("*.sql")]
+    kept = [n for n in names if configured.get(n, {}).get("+materialized") != "ephemeral"]
+    return [*(f"intermediate.{name}" for name in kept), "features.customer_events"]
+
+
+def _has_tables(urls: Urls, tables: Sequence[str]) -> bool:
+    with connect(urls.warehouse) as connection:
+        (has_all,) = one_row(
+            connection,
+            "select bool_and(to_regclass(name) is not null) from unnest(%s::text[]) as name",
+            list(tables),
+        )
+    return has_all
+
+
+def _fingerprint(first_delivery: str | None) -> str:
     """Of all that says what the tables hold: by other definitions nothing built stands."""
-    files = [DBT_PROJECT / "dbt_project.yml", *sorted(DBT_PROJECT.rglob("*.sql"))]
+    folders = (DBT_PROJECT / "models", DBT_PROJECT / "macros")
+    files = [file for folder in folders for file in sorted(folder.rglob("*.sql"))]
+    files.append(DBT_PROJECT / "dbt_project.yml")
     definitions = b"".join(file.read_bytes() for file in files) + contract.ddl().encode()
-    return sha256(definitions).hexdigest()
+    return sha256(definitions + str(first_delivery).encode()).hexdigest()
 
 
 def set_environment(urls: Urls, state: Path) -> None:
@@ -158,6 +204,7 @@ def _run_dbt(
     state: Path,
     target: Target,
     changed: changes.Changes,
+    first_delivery: str | None,
     progress: Callable[[str, int, int], None],
 ) -> Sequence[Any]:
     from dbt.cli.main import dbtRunner  # slow to import
@@ -169,7 +216,10 @@ def _run_dbt(
         elif event.info.name == "LogTestResult":
             progress(data.node_info.node_name, data.index, data.num_models)
 
-    variables: dict[str, Any] = {"as_of_dates": [day.isoformat() for day in sorted(set(days))]}
+    variables: dict[str, Any] = {
+        "as_of_dates": [day.isoformat() for day in sorted(set(days))],
+        "first_delivery": first_delivery,
+    }
     if not changed.is_whole:
         variables["touched_days"] = {
             table: [[first.isoformat(), last.isoformat()] for first, last in ranges]
@@ -193,7 +243,7 @@ def _run_dbt(
 
         DuckDBConnectionManager.close_all_connections()
     if outcome.exception is not None:
-        raise TierhouseError(f"dbt could not run: {_one_line(str(outcome.exception))}")
+        raise TierhouseError(f"dbt could not run: {one_line(str(outcome.exception))}")
     return outcome.result.results  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 
@@ -202,16 +252,12 @@ def _refuse_unless_done(results: Sequence[Any], state: Path) -> None:
     untrue = [r for r in results if r.status == "fail"]
     if broken:
         raise TierhouseError(
-            f"dbt could not build {broken[0].node.name}: {_one_line(broken[0].message)} The log is "
+            f"dbt could not build {broken[0].node.name}: {one_line(broken[0].message)} The log is "
             f"in {state / 'dbt' / 'logs'}."
         )
     if untrue:
-        named = "; ".join(f"{r.node.name} ({_one_line(r.message)})" for r in untrue)
+        named = "; ".join(f"{r.node.name} ({one_line(r.message)})" for r in untrue)
         raise Refused(
             f"The data breaks what must hold: {named}. Nothing downstream should use these days. "
             f"Look at the rows with the SQL in {state / 'dbt' / 'target' / 'compiled'}."
         )
-
-
-def _one_line(message: str | None) -> str:
-    return " ".join((message or "no message").split())[:400]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from warehouse import building
 from warehouse.connections import Urls
-from warehouse.settings import Settings, TierhouseError
+from warehouse.settings import Settings, TierhouseError, one_line
 
 # The SQL on the page has to be of some day; nothing of that day is read.
 EXAMPLE_DAY = "2018-01-01"
@@ -31,7 +31,7 @@ def generate(urls: Urls, settings: Settings) -> Path:
          "--vars", f"{{as_of_dates: ['{EXAMPLE_DAY}']}}"]
     )  # fmt: skip
     if not outcome.success:
-        said = " ".join(str(outcome.exception or "a model does not compile").split())[:400]
+        said = one_line(outcome.exception or "a model does not compile")
         raise TierhouseError(
             f"dbt could not make the page: {said} The log is in {settings.home / 'dbt' / 'logs'}."
         )

@@ -16,6 +16,7 @@ from warehouse.connections import connect, one_row, read_arrow
 from warehouse.contract import DATED, TABLES
 
 MOST_RANGES = 50
+LONGEST_BACKLOG = 1_000_000  # changes
 CUSTOMERS = pa.schema({"table_name": pa.string(), "customer_id": pa.string()})
 
 
@@ -72,6 +73,10 @@ def consume(url: str, target: str, changes: Changes, fingerprint: str) -> None:
             "on conflict (target) do update "
             "set change_id = excluded.change_id, fingerprint = excluded.fingerprint",
             [target, changes.up_to, fingerprint],
+        )
+        # Who has not built for so long builds everything again, and need not be waited for.
+        connection.execute(
+            "delete from ops.consumed where change_id < %s", [changes.up_to - LONGEST_BACKLOG]
         )
         connection.execute(
             "delete from ops.changes where change_id <= (select min(change_id) from ops.consumed)"

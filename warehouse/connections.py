@@ -199,16 +199,18 @@ def _refuse_older_shape(connection: psycopg.Connection, url: str) -> None:
 
 
 def grant(connection: psycopg.Connection) -> None:
-    """Give the reading roles what they may see; again after every build, as dbt replaces tables."""
+    """Give the reading roles what they may see, and will: dbt replaces tables at every build."""
     for role, schemas in GRANTS.items():
         if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
             continue  # a server of one's own: its roles are its administrator's
         for schema in schemas:
-            for right in ("usage on schema {}", "select on all tables in schema {}"):
+            for statement in (
+                "grant usage on schema {} to {}",
+                "grant select on all tables in schema {} to {}",
+                "alter default privileges in schema {} grant select on tables to {}",
+            ):
                 connection.execute(
-                    sql.SQL("grant " + right + " to {}").format(
-                        sql.Identifier(schema), sql.Identifier(role)
-                    )
+                    sql.SQL(statement).format(sql.Identifier(schema), sql.Identifier(role))
                 )
 
 

@@ -18,20 +18,36 @@ from adbc_driver_postgresql import dbapi
 from warehouse.changes import Changes
 from warehouse.connections import connect_bulk, describe
 from warehouse.contract import PROVENANCE, TABLES
-from warehouse.settings import TierhouseError
+from warehouse.settings import TierhouseError, one_line
 
 
 def identity(file: Path) -> str:
-    """Which file this is, the same for as long as it is kept; made if it is not there.
+    """Which state of which file this is, made if the file is not there.
 
-    It belongs in the fingerprint of what is built in the file: when the file was removed or
-    replaced, all of it has to be built, and not only what changed since.
+    It belongs in the fingerprint of what is built in the file: when the file was removed, or an
+    older one put in its place, all of it has to be built, and not only what changed since.
     Raises TierhouseError: the file is in use, or is no DuckDB file.
     """
     with _open(file) as duck:
         duck.execute("create schema if not exists ops")
         duck.execute("create table if not exists ops.copy as select uuid()::varchar as copy_id")
         return duck.execute("select copy_id from ops.copy").fetchall()[0][0]
+
+
+def new_identity(file: Path) -> str:
+    """Mark the state of the file as a new one, because it was built."""
+    with _open(file) as duck:
+        duck.execute("update ops.copy set copy_id = uuid()::varchar")
+        return duck.execute("select copy_id from ops.copy").fetchall()[0][0]
+
+
+def has_tables(file: Path, tables: Sequence[str]) -> bool:
+    """Whether all of these are in the file. tables: schema.table."""
+    with _open(file) as duck:
+        there = duck.execute(
+            "select table_schema || '.' || table_name from information_schema.tables"
+        ).fetchall()
+    return set(tables) <= {name for (name,) in there}
 
 
 def copy_raw(
@@ -62,7 +78,7 @@ def copy_raw(
         except adbc_driver_manager.Error as error:
             raise TierhouseError(
                 f"The warehouse at {describe(url)} stopped answering while it was copied: "
-                f"{_one_line(error)} {file} is as it was. Run the same again."
+                f"{one_line(error)} {file} is as it was. Run the same again."
             ) from None
         duck.register("incoming", customers)
         duck.execute("create or replace table ops.touched_customers as select * from incoming")
@@ -135,8 +151,7 @@ def _within(time: str, days: Sequence[tuple[date, date]]) -> str:
 @contextmanager
 def _open(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """The file, made when it is not there; what is not committed at the end is undone."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not file.exists()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         duck = duckdb.connect(file)
     except duckdb.Error as error:
@@ -144,23 +159,17 @@ def _open(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             raise TierhouseError(
                 f"{file} is in use by another process, and DuckDB lets one at a time write. End "
                 f"that one, or wait for it, and run the same again. DuckDB says: "
-                f"{_one_line(error)}"
+                f"{one_line(error)}"
             ) from None
         raise TierhouseError(
-            f"{file} cannot be opened: {_one_line(error)} If it is damaged, remove it: all it "
+            f"{file} cannot be opened: {one_line(error)} If it is damaged, remove it: all it "
             f"holds is made again from the warehouse."
         ) from None
     with duck:
-        if is_new:
-            file.chmod(0o600)  # the rows of raw are for no reading role
         try:
             yield duck
         except duckdb.Error as error:
             raise TierhouseError(
-                f"{file} could not be written, and is as it was: {_one_line(error)} If it is "
+                f"{file} could not be written, and is as it was: {one_line(error)} If it is "
                 f"damaged, remove it: all it holds is made again from the warehouse."
             ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from hmac import digest
+from shutil import rmtree
 
 import psycopg
 from adbc_driver_postgresql import dbapi
@@ -42,6 +43,7 @@ def read_key(settings: Settings, url: str) -> bytes:
             held = connection.execute("select fingerprint from pii.key_fingerprint").fetchone()
             if coming.exists() and held == (fingerprint(coming.read_text().encode()),):
                 coming.replace(settings.secret_file(SECRET))
+                _forget_copy(settings)
             else:
                 coming.unlink(missing_ok=True)
     return settings.secret(SECRET).encode()
@@ -160,7 +162,12 @@ def rotate(settings: Settings, url: str) -> int:
             ") as renewed where renewed.place = target.ctid"
         )
         cursor.execute("update pii.key_fingerprint set fingerprint = %s", [fingerprint(new_key)])
-    (settings.home / DUCKDB_FILE).unlink(missing_ok=True)  # the next build makes it again
+    _forget_copy(settings)
     with suppress(FileNotFoundError):  # another process was first, in read_key
         settings.secret_file(NEXT_SECRET).replace(settings.secret_file(SECRET))
     return len(known)
+
+
+def _forget_copy(settings: Settings) -> None:
+    """The DuckDB file has the old pseudonyms; the next build makes it again."""
+    rmtree((settings.home / DUCKDB_FILE).parent, ignore_errors=True)

@@ -15,8 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-# In the home: the copy of raw, and the features that DuckDB makes of it.
-DUCKDB_FILE = "warehouse.duckdb"
+# In the home: the copy of raw, and the features that DuckDB makes of it. A folder of its own,
+# closed to others, because DuckDB writes more files beside it.
+DUCKDB_FILE = "duckdb/warehouse.duckdb"
 
 
 class Target(StrEnum):
@@ -36,6 +37,11 @@ class WrongUsage(TierhouseError):
 
 class Refused(TierhouseError):
     """A gate or a guard said no. Ends with exit code 3."""
+
+
+def one_line(said: object) -> str:
+    """What a library said, as a part of a message."""
+    return " ".join(str(said or "no message").split())[:400]
 
 
 class Settings(BaseSettings):

@@ -8,23 +8,26 @@
     {{ a_date }} + {{ days }}
 {%- endmacro %}
 
-{#
-  The first as-of day that sees a row: the day after its own, or the day it was delivered. What is
-  delivered later than var longest_delay_days is no late row but history, as a first delivery
-  brings it; when that became known nobody has recorded.
-#}
+{# The first as-of day that sees a row: the day after its own, or the day it was delivered. #}
 {% macro known_on(a_date, known_at) -%}
-    greatest({{ plus_days(a_date, 1) }}, {{ delivered_on(a_date, known_at) }})
+    greatest({{ plus_days(a_date, 1) }}, {{ delivered_on(known_at) }})
 {%- endmacro %}
 
-{# The day a row was delivered, where the source says so; null for history. #}
-{% macro delivered_on(a_date, known_at) -%}
-    case
-        when
-            cast({{ known_at }} as date)
-            <= {{ plus_days(a_date, var('longest_delay_days')) }}
-            then cast({{ known_at }} as date)
-    end
+{#
+  The day a row was delivered, where the source says so; null for others and for what the shop's
+  first daily delivery brought: that is its history, and when it became known nobody has recorded.
+#}
+{% macro delivered_on(known_at) -%}
+    {%- if var('first_delivery') -%}
+        case
+            when
+                cast({{ known_at }} as date)
+                > cast('{{ var('first_delivery') }}' as date)
+                then cast({{ known_at }} as date)
+        end
+    {%- else -%}
+        cast({{ known_at }} as date)
+    {%- endif -%}
 {%- endmacro %}
 
 {# 1 (Monday) to 7. #}

@@ -21,7 +21,6 @@ Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 LOOK_BACK = 365
-LONGEST_DELAY = timedelta(days=31)
 LONGEST_HISTORY = 730
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 HORIZONS = (7, 14, 30, 90, 180, 365)
@@ -465,22 +464,17 @@ class Shop:
 
 
 def known_on(at: datetime, known_at: datetime | None) -> date:
-    """The first as-of day that sees what happened at this time.
-
-    What is delivered more than LONGEST_DELAY after it is history that came with a first delivery.
-    """
+    """The first as-of day that sees what happened at this time."""
     after = at.date() + timedelta(days=1)
-    if known_at is None or known_at.date() > at.date() + LONGEST_DELAY:
-        return after
-    return max(after, known_at.date())
+    return after if known_at is None else max(after, known_at.date())
 
 
 def is_known(profile: Mapping[str, Any], day: date) -> bool:
-    """Whether the day sees the customer's profile: always, unless it came late after signing up."""
+    """Whether the day sees the customer's profile: once signed up, and once delivered."""
     known_at, signed_up = profile["known_at"], profile["signed_up_at"]
-    if known_at is None or signed_up is None:
-        return True
-    return known_at.date() > signed_up.date() + LONGEST_DELAY or known_at.date() <= day
+    if signed_up is not None:
+        return known_on(signed_up, known_at) <= day
+    return known_at is None or known_at.date() <= day
 
 
 def netted(order_lines: Rows) -> list[tuple[str, Line]]:

@@ -42,9 +42,7 @@ def build(urls, settings) -> Callable[[], None]:
     return run
 
 
-@pytest.mark.parametrize(
-    "sequence", [0, 1, *(pytest.param(place, marks=pytest.mark.slow) for place in (2, 3))]
-)
+@pytest.mark.parametrize("sequence", range(4))
 def test_updates_after_changes_of_any_kind_are_a_full_rebuild(urls, build, sequence):
     for step in range(STEPS):
         shop = simulated.read_shop(urls.warehouse)

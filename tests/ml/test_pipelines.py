@@ -155,7 +155,8 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     frame = frame.set_index("customer_id")
     found = pd.DataFrame(rows).set_index(0)
     model = mlflow.pyfunc.load_model(MODEL)
-    inputs = frame.drop(columns="as_of_date").astype(float)
+    learned = model.metadata.get_input_schema().input_names()
+    inputs = frame[[name for name in learned if name != "as_of_date"]].astype(float)
     expected = model.predict(inputs.assign(as_of_date=pd.Timestamp(DAY)))
 
     assert found.index.is_unique

@@ -30,6 +30,18 @@ REQUIRED = {
 }
 
 
+# A change of what a row says, and of nothing that tells where it belongs.
+CONTENT = {
+    "customers": "country = 'Utopia'",
+    "products": "product_name = 'other'",
+    "order_lines": "unit_price = unit_price + 1",
+    "events": "session_id = 's'",
+    "reviews": "rating = 2",
+    "campaigns": "offer = 'other'",
+    "campaign_contacts": "treatment_arm = 'other'",
+}
+
+
 @pytest.fixture(autouse=True)
 def warehouse(urls) -> Iterator[psycopg.Connection]:
     """A connection that commits every statement, to a warehouse without rows or changes."""
@@ -94,7 +106,7 @@ def test_a_dated_row_is_noted_when_it_comes_changes_and_goes(warehouse, table):
     first, second = (table, "ann", date(2026, 1, 1), False), (table, "ann", date(2026, 1, 5), False)
     put(warehouse, table, customer_id="ann")
     assert noted(warehouse) == [first]
-    for change in ("content_hash = 2", "known_at = '2026-02-01'", "known_at = null",
+    for change in (CONTENT[table], "known_at = '2026-02-01'", "known_at = null",
                    f"{TABLES[table].key[0]} = 'other'"):  # fmt: skip
         warehouse.execute(f"update raw.{table} set {change}".encode())
         assert noted(warehouse) == [first], change
@@ -115,7 +127,8 @@ def test_where_and_when_a_row_came_from_is_no_change(warehouse, table):
     warehouse.execute(
         f"update raw.{table} set delivered_at = '2026-05-05', file_id = 2, source_row = 7".encode()
     )
-    warehouse.execute(f"update raw.{table} set content_hash = 2 where false".encode())
+    warehouse.execute(f"update raw.{table} set content_hash = 2".encode())
+    warehouse.execute(f"update raw.{table} set {CONTENT[table]} where false".encode())
     assert noted(warehouse) == []
 
 
@@ -128,10 +141,10 @@ def test_of_many_rows_every_customer_and_day_is_noted_once(warehouse):
     )
     found = [(customer, day) for _, customer, day, _ in noted(warehouse)]
     assert found == [(c, date(2026, 1, d)) for c in ("c0", "c1") for d in (1, 2)]
-    warehouse.execute("update raw.events set content_hash = 2 where event_id = '5'")
+    warehouse.execute("update raw.events set session_id = 's' where event_id = '5'")
     warehouse.execute(
         "update raw.events set delivered_at = '2026-01-09', "
-        "content_hash = case event_id when '6' then 2 else content_hash end"
+        "session_id = case event_id when '6' then 's' else session_id end"
     )
     assert noted(warehouse) == [
         ("events", "c0", date(2026, 1, 1), False),
@@ -169,7 +182,7 @@ def test_of_customers_and_campaigns_any_change_is_one_of_the_whole_table(warehou
     whole = [(table, None, None, True)]
     put(warehouse, table)
     assert noted(warehouse) == whole
-    warehouse.execute(f"update raw.{table} set content_hash = 2".encode())
+    warehouse.execute(f"update raw.{table} set {CONTENT[table]}".encode())
     assert noted(warehouse) == whole
     warehouse.execute(f"delete from raw.{table}".encode())
     assert noted(warehouse) == whole
@@ -188,7 +201,7 @@ def test_a_statement_that_changes_very_much_is_noted_as_the_whole_table(warehous
     assert noted(warehouse) == [day]
     warehouse.execute("update raw.reviews set delivered_at = '2026-02-01'")
     assert noted(warehouse) == []
-    warehouse.execute("update raw.reviews set content_hash = 2")  # both versions of every row
+    warehouse.execute("update raw.reviews set rating = 2")  # both versions of every row
     assert noted(warehouse) == [whole]
     add(200_001, 400_001)
     assert noted(warehouse) == [whole]
@@ -260,7 +273,7 @@ def test_another_category_asks_for_everything_if_the_product_has_rows_of_before(
     assert not changes.read(url, "test", "a").is_whole  # its rows are as new as the product
     since()
     warehouse.execute("update raw.products set category = 'other' where product_id = 'lux'")
-    warehouse.execute("update raw.products set content_hash = 2")
+    warehouse.execute("update raw.products set product_name = 'other'")
     assert not changes.read(url, "test", "a").is_whole
     warehouse.execute("update raw.products set category = 'other' where product_id = 'lamp'")
     assert changes.read(url, "test", "a").is_whole
@@ -400,6 +413,7 @@ def test_another_key_asks_for_everything_and_leaves_no_old_name(warehouse, setti
     warehouse.execute("insert into pii.customer_ids values ('old', '17') on conflict do nothing")
     warehouse.execute("insert into ops.touched_customers values ('order_lines', 'old')")
     copy = settings.home / DUCKDB_FILE
+    copy.parent.mkdir()
     copy.touch()
     pseudonyms.rotate(settings, url)
     assert changes.read(url, "test", "a").is_whole

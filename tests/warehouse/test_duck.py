@@ -346,6 +346,6 @@ def test_a_file_that_was_removed_is_built_whole_again(shop, file):
     assert file_rows(file) == warehouse_rows(shop)
 
 
-def test_the_file_is_for_its_owner_alone(shop, file):
-    duck.copy_raw(shop, file, WHOLE, NOBODY)
-    assert file.stat().st_mode & 0o777 == 0o600
+def test_what_is_beside_the_file_is_for_its_owner_alone(shop, tmp_path):
+    duck.copy_raw(shop, tmp_path / "closed" / "features.duckdb", WHOLE, NOBODY)
+    assert (tmp_path / "closed").stat().st_mode & 0o777 == 0o700

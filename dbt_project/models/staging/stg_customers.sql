@@ -29,8 +29,10 @@ dated as (
         income_band,
         household,
         acquisition_channel,
-        {{ delivered_on('cast(signed_up_at as date)', 'known_at') }}
-            as known_on
+        case
+            when signed_up_at is null then {{ delivered_on('known_at') }}
+            else {{ known_on('cast(signed_up_at as date)', 'known_at') }}
+        end as known_on
     from customers
 
 )
