@@ -1,14 +1,14 @@
 -- A contact becomes known in steps: what came of it is dated by its own time.
 with
 
-{% for step, happened_at in [
-    ('contact', 'contacted_at'),
-    ('open', 'opened_at'),
-    ('click', 'clicked_at'),
-    ('redemption', 'redeemed_at'),
-] %}
-    {{ step }}s as (
+steps as (
 
+    {% for step, happened_at in [
+        ('contact', 'contacted_at'),
+        ('open', 'opened_at'),
+        ('click', 'clicked_at'),
+        ('redemption', 'redeemed_at'),
+    ] %}
         select
             contact_id,
             customer_id,
@@ -17,43 +17,8 @@ with
             known_at
         from {{ ref('stg_campaign_contacts') }}
         where {{ happened_at }} is not null
-
-    ),
-{% endfor %}
-
-steps as (
-
-    select
-        contact_id,
-        customer_id,
-        step,
-        happened_at,
-        known_at
-    from contacts
-    union all
-    select
-        contact_id,
-        customer_id,
-        step,
-        happened_at,
-        known_at
-    from opens
-    union all
-    select
-        contact_id,
-        customer_id,
-        step,
-        happened_at,
-        known_at
-    from clicks
-    union all
-    select
-        contact_id,
-        customer_id,
-        step,
-        happened_at,
-        known_at
-    from redemptions
+        {% if not loop.last %}union all{% endif %}
+    {% endfor %}
 
 ),
 
