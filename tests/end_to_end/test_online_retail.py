@@ -57,8 +57,8 @@ def test_the_great_order_that_was_cancelled_in_twelve_minutes_is_no_order(urls, 
             f"from raw.order_lines where {customer} and ordered_at::date = '2011-12-09'"
         ).fetchone()
         counted = connection.execute(
-            "select count(*), coalesce(sum(order_total), 0) from intermediate.int_orders_netted "
-            f"where {customer} and order_date = '2011-12-09' and order_total <> 0"
+            "select coalesce(sum(orders), 0), coalesce(sum(purchased_amount), 0) "
+            f"from intermediate.int_customer_days where {customer} and order_date = '2011-12-09'"
         ).fetchone()
     assert landed == (Decimal("168469.6"),)
     assert counted == (0, 0)
