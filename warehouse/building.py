@@ -119,7 +119,7 @@ def build(
                 lambda table: progress(f"copy of {table}", 0, 0),
             )
         else:
-            _mark_customers(urls, changed)
+            _prepare(urls, changed)
         set_environment(urls, state)
         results = _run_dbt(days, state, target, changed, first_delivery, progress)
         if target is Target.postgres:
@@ -132,9 +132,15 @@ def build(
     return len(results)
 
 
-def _mark_customers(urls: Urls, changed: changes.Changes) -> None:
-    """Fill ops.touched_customers, which tells dbt whom an update builds again."""
+def _prepare(urls: Urls, changed: changes.Changes) -> None:
+    """Fill ops.touched_customers, which tells dbt whom an update builds again.
+
+    And tell PostgreSQL what a load has changed: it takes a day that it has not heard of for one of
+    a row or none, and joins thousands of rows to thousands one by one.
+    """
     with connect(urls.warehouse) as connection:
+        for table in changed.tables:
+            connection.execute(f"analyze raw.{table}".encode())
         connection.execute("truncate ops.touched_customers")
         if not changed.is_whole:
             connection.execute(

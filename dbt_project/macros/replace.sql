@@ -38,3 +38,35 @@
     select {{ columns }}
     from {{ arg_dict['temp_relation'] }}
 {% endmacro %}
+
+{#
+  An incremental model's new rows go straight into its table: what dbt makes a temporary table of
+  is a temporary view here, so that they are not written twice. No model reads its own table, so
+  it does not matter that the old rows have left when the view is read.
+#}
+{% macro postgres__create_table_as(temporary, relation, sql) -%}
+    {%- if temporary and config.get('materialized') == 'incremental' -%}
+        {{ rows_to_come(relation, sql) }}
+    {%- else -%}
+        {{ dbt.postgres__create_table_as(temporary, relation, sql) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql', partitioned_by=none, sorted_by=none) -%}
+    {%- if temporary and config.get('materialized') == 'incremental' -%}
+        {{ rows_to_come(relation.include(database=false, schema=false), compiled_code) }}
+    {%- else -%}
+        {{ dbt.duckdb__create_table_as(
+            temporary, relation, compiled_code, language, partitioned_by, sorted_by
+        ) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro rows_to_come(relation, sql) -%}
+    {%- if config.get('contract').enforced -%}
+        {{ get_assert_columns_equivalent(sql) }}
+    {%- endif -%}
+    create temporary view {{ relation }} as (
+        {{ sql }}
+    );
+{%- endmacro %}
