@@ -105,7 +105,7 @@ def test_only_days_reach_the_sql(urls, settings, shop, days):
 
 @pytest.mark.slow
 def test_a_customer_of_a_million_orders_is_a_customer_like_any_other(urls, settings, shop, landed):
-    """A wholesaler, or a shop that gives all its guests one number. 2,900 orders a day for a year."""
+    """A wholesaler, or a shop that gives all its guests one number: 2,900 orders a day."""
     landed(shop)
     with psycopg.connect(urls.warehouse) as connection:
         connection.execute(
