@@ -218,8 +218,12 @@ buyers as materialized (
         coalesce(sum(spend) filter (days_ago between 31 and 60), 0) as spend_before_30d,
         coalesce(sum(orders) filter (days_ago between 91 and 180), 0) as orders_before_90d,
         coalesce(sum(spend) filter (days_ago between 91 and 180), 0) as spend_before_90d,
-        coalesce(sum(orders) filter (days_ago between 276 and 365), 0) as orders_to_come,
-        coalesce(sum(spend) filter (days_ago between 276 and 365), 0) as spend_to_come,
+        coalesce(sum(orders) filter (days_ago between 336 and 365), 0) as orders_to_come_30d,
+        coalesce(sum(spend) filter (days_ago between 336 and 365), 0) as spend_to_come_30d,
+        coalesce(sum(orders) filter (days_ago between 276 and 365), 0) as orders_to_come_90d,
+        coalesce(sum(spend) filter (days_ago between 276 and 365), 0) as spend_to_come_90d,
+        coalesce(sum(orders) filter (days_ago between 186 and 365), 0) as orders_to_come_180d,
+        coalesce(sum(spend) filter (days_ago between 186 and 365), 0) as spend_to_come_180d,
         coalesce(sum(spend) filter (days_ago between 366 and 455), 0) as spend_year_before
     from days
     group by customer_id
@@ -502,9 +506,18 @@ select
     change(spend_90d, spend_before_90d) as spend_trend_90d,
     case when history_days >= 455 then change(spend_90d, spend_year_before) end
         as spend_change_year_90d,
-    case when history_days >= 365 then cents(spend_to_come) end as spend_same_window_last_year_90d,
-    case when history_days >= 365 then cast(orders_to_come as integer) end
+    case when history_days >= 365 then cents(spend_to_come_30d) end
+        as spend_same_window_last_year_30d,
+    case when history_days >= 365 then cast(orders_to_come_30d as integer) end
+        as orders_same_window_last_year_30d,
+    case when history_days >= 365 then cents(spend_to_come_90d) end
+        as spend_same_window_last_year_90d,
+    case when history_days >= 365 then cast(orders_to_come_90d as integer) end
         as orders_same_window_last_year_90d,
+    case when history_days >= 365 then cents(spend_to_come_180d) end
+        as spend_same_window_last_year_180d,
+    case when history_days >= 365 then cast(orders_to_come_180d as integer) end
+        as orders_same_window_last_year_180d,
     cents(largest) as order_value_max,
     cents(last_value) as order_value_last,
     lines / orders as lines_per_order,

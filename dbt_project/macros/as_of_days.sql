@@ -49,3 +49,8 @@
 {% macro feature_windows() -%}
     {{ return([7, 14, 30, 60, 90, 180, 365]) }}
 {%- endmacro %}
+
+{# Lengths of the windows that begin 365 days before the as-of day, in days. #}
+{% macro last_year_windows() -%}
+    {{ return([30, 90, 180]) }}
+{%- endmacro %}

@@ -297,8 +297,10 @@ class Shop:
         row["orders_trend_30d"] = trend(ordered(1, 30), ordered(31, 60))
         row["orders_trend_90d"] = trend(ordered(1, 90), ordered(91, 180))
         is_year = history >= 365
-        row["spend_same_window_last_year_90d"] = cents(spend(276, 365)) if is_year else None
-        row["orders_same_window_last_year_90d"] = ordered(276, 365) if is_year else None
+        for n in (30, 90, 180):
+            spent, count = spend(366 - n, 365), ordered(366 - n, 365)
+            row[f"spend_same_window_last_year_{n}d"] = cents(spent) if is_year else None
+            row[f"orders_same_window_last_year_{n}d"] = count if is_year else None
         row["spend_change_year_90d"] = (
             trend(spend(1, 90), spend(366, 455)) if history >= 455 else None
         )

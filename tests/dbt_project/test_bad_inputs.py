@@ -57,7 +57,7 @@ def test_a_day_long_after_the_newest_order_is_refused(said):
         assert str(simulated.CLOSED + LONGEST_SILENCE) in message
 
 
-def test_a_shop_may_be_silent_for_a_while(urls, settings):
+def test_a_shop_may_be_silent_for_a_while(urls, settings, shop):
     day = simulated.CLOSED + LONGEST_SILENCE
     building.refuse_days_outside(building.read_history(urls), [day])
     building.build(urls, [day], settings.home)
@@ -83,12 +83,20 @@ def test_without_orders_nothing_is_built(said, shop, landed, tables):
     assert "tierhouse load" in message
 
 
+@pytest.fixture(scope="module")
+def built(urls, settings, shop) -> date:
+    """A day that is built."""
+    day = date(2025, 6, 1)
+    building.build(urls, [day], settings.home)
+    return day
+
+
 @pytest.mark.parametrize("days", [["2025-06-01'); drop table features.customer_events; --"], []])
-def test_only_days_reach_the_sql(urls, settings, shop, days):
+def test_only_days_reach_the_sql(urls, settings, built, days):
     """The day is put into the SQL as a literal, by the one macro that checks what it is."""
     from dbt.cli.main import dbtRunner
 
-    building.build(urls, [date(2025, 6, 1)], settings.home)
+    building.set_environment(urls, settings.home)
     outcome = dbtRunner().invoke(
         ["run",
          "--project-dir", str(building.DBT_PROJECT),
@@ -100,7 +108,7 @@ def test_only_days_reach_the_sql(urls, settings, shop, days):
          "--vars", f"{{as_of_dates: {days!r}}}"]
     )  # fmt: skip
     assert not outcome.success
-    assert_day_is_true(urls.warehouse, date(2025, 6, 1))
+    assert_day_is_true(urls.warehouse, built)
 
 
 @pytest.mark.slow

@@ -33,6 +33,10 @@ DATED = (
 )
 
 STREAM = "select * from features.customer_events order by customer_id, position"
+NETTED = (
+    "select customer_id, order_date, sum(net_spend) as amount "
+    "from intermediate.int_customer_days group by 1, 2"
+)
 
 Rows = list[dict]
 
@@ -88,6 +92,7 @@ class Built:
     features: dict[date, Rows]
     labels: Rows
     events: Rows
+    netted: Rows
     truth: oracle.Shop
 
 
@@ -99,6 +104,7 @@ def built(urls, shop, build, features, read) -> Built:
         {day: features(day) for day in DAYS},
         read("select * from features.customer_labels order by 1, 2, 3"),
         read(STREAM),
+        read(NETTED),
         oracle.Shop(simulated.read_shop(urls.warehouse)),
     )
 
@@ -214,20 +220,14 @@ def test_what_a_shop_lacks_is_null_and_said(shop, landed, build, features, read,
     assert all(row["top_category"] is None for row in found) == ("products" not in tables)
 
 
-def test_netting_keeps_every_penny_of_every_customers_day(shop, landed, build, read):
+def test_netting_keeps_every_penny_of_every_customers_day(shop, built):
     """A day of which nothing is left may be gone, if nothing is what it came to."""
-    with landed(shop):
-        build(DAY)
     came_to: dict[tuple, Decimal] = {}
     for line in shop["order_lines"]:
         day = (line["customer_id"], line["ordered_at"].date())
         amount = line["quantity"] * line["unit_price"] - (line["discount_amount"] or 0)
         came_to[day] = came_to.get(day, Decimal(0)) + amount
-    query = (
-        "select customer_id, order_date, sum(net_spend) as amount "
-        "from intermediate.int_customer_days group by 1, 2"
-    )
-    netted = {(row["customer_id"], row["order_date"]): row["amount"] for row in read(query)}
+    netted = {(row["customer_id"], row["order_date"]): row["amount"] for row in built.netted}
     assert {key: netted.get(key, 0) for key in came_to.keys() | netted.keys()} == came_to
     assert len(netted) < len(came_to)
 

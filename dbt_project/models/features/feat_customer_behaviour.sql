@@ -21,8 +21,8 @@ past_days as (
 
 ),
 
--- A window of n days holds days_ago 1 to n. The 90 days that begin a year
--- before the as-of day hold days_ago 365 down to 276.
+-- A window of n days holds days_ago 1 to n. The n days that begin a year
+-- before the as-of day hold days_ago 365 down to 366 - n.
 known as (
 
     select
@@ -50,10 +50,22 @@ known as (
             as orders_before_90d,
         sum(case when days_ago between 91 and 180 then net_spend else 0 end)
             as spend_before_90d,
-        sum(case when days_ago between 276 and 365 then orders else 0 end)
-            as orders_to_come_last_year,
-        sum(case when days_ago between 276 and 365 then net_spend else 0 end)
-            as spend_to_come_last_year,
+        {% for days in last_year_windows() %}
+            sum(
+                case
+                    when days_ago between 366 - {{ days }} and 365
+                        then orders
+                    else 0
+                end
+            ) as orders_{{ days }}d_last_year,
+            sum(
+                case
+                    when days_ago between 366 - {{ days }} and 365
+                        then net_spend
+                    else 0
+                end
+            ) as spend_{{ days }}d_last_year,
+        {% endfor %}
         sum(case when days_ago between 366 and 455 then net_spend else 0 end)
             as spend_year_before_90d,
         min(case when orders > 0 then days_ago end) as recency_days,
@@ -263,18 +275,20 @@ feat_customer_behaviour as (
                     'paced.spend_90d', 'paced.spend_year_before_90d'
                 ) }}
         end as spend_change_year_90d,
-        cast(
-            case
-                when shop.history_days >= 365
-                    then paced.spend_to_come_last_year
-            end as numeric(14, 2)
-        ) as spend_same_window_last_year_90d,
-        cast(
-            case
-                when shop.history_days >= 365
-                    then paced.orders_to_come_last_year
-            end as integer
-        ) as orders_same_window_last_year_90d,
+        {% for days in last_year_windows() %}
+            cast(
+                case
+                    when shop.history_days >= 365
+                        then paced.spend_{{ days }}d_last_year
+                end as numeric(14, 2)
+            ) as spend_same_window_last_year_{{ days }}d,
+            cast(
+                case
+                    when shop.history_days >= 365
+                        then paced.orders_{{ days }}d_last_year
+                end as integer
+            ) as orders_same_window_last_year_{{ days }}d,
+        {% endfor %}
         cast(paced.order_value_max as numeric(14, 2)) as order_value_max,
         cast(paced.order_value_last as numeric(14, 2)) as order_value_last,
         {{ ratio('paced.lines', 'paced.orders') }} as lines_per_order,
