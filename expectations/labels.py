@@ -118,20 +118,28 @@ def customer_labels_facts(scope: Scope, _: Columns) -> str:
             sum(quantity * unit_price - coalesce(discount_amount, 0)) as spend
         from raw.order_lines
         inner join customers using (customer_id)
-        where ordered_at >= {day} and ordered_at < {day} + {max(HORIZONS)}
+        where ordered_at >= {day} and ordered_at < {day} + (
+            select max(horizon_days) from features.customer_labels where as_of_date = {day}
+        )
         group by 1
+    ),
+
+    shop as (
+        select cast(max(ordered_at) as date) - {day} as known_days
+        from raw.order_lines
     ),
 
     closed as (
         select horizon_days
         from unnest(array{list(HORIZONS)}) as horizon_days
-        where {day} + horizon_days <= (select cast(max(ordered_at) as date) from raw.order_lines)
+        cross join shop
+        where horizon_days <= known_days
     ),
 
     horizons as (
         select
             horizon_days,
-            closed.horizon_days is null as is_open,
+            horizon_days > known_days as is_open,
             labels,
             labels_of_customers,
             cast(buyers as double precision) / labels as buyer_share,
@@ -145,6 +153,7 @@ def customer_labels_facts(scope: Scope, _: Columns) -> str:
             ) as raw_spend
         from labelled
         full join closed using (horizon_days)
+        cross join shop
     )
 
     select

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from hashlib import sha256
@@ -53,17 +53,6 @@ def read_history(urls: Urls) -> History:
     return History(first, last)
 
 
-def refuse_horizon(horizon_days: int) -> None:
-    """Raise WrongUsage for a horizon that no labels are built for."""
-    horizons = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())["vars"]["horizons"]
-    if horizon_days not in horizons:
-        raise WrongUsage(
-            f"There are no labels of {horizon_days} days: the horizons are "
-            f"{', '.join(map(str, horizons))}. Choose one of them, or add it to `horizons` in "
-            f"{DBT_PROJECT / 'dbt_project.yml'} and to HORIZONS in expectations/labels.py."
-        )
-
-
 def refuse_days_outside(history: History, days: Sequence[date]) -> None:
     """Raise WrongUsage for a day that has nothing before it, or nothing near it."""
     early = [day for day in days if day <= history.first]
@@ -88,8 +77,11 @@ def build(
     state: Path,
     target: Target = Target.postgres,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    horizon_days: int | None = None,
 ) -> int:
     """Build the features of these days, and the labels of those whose windows are closed.
+
+    The labels are of the horizons in dbt_project.yml, and of `horizon_days` besides.
 
     One dbt run for all the days; each is replaced whole. Of what does not depend on the day only
     what changed in raw since this engine built last is built again. No load runs meanwhile: all
@@ -121,7 +113,8 @@ def build(
         else:
             _prepare(urls, changed)
         set_environment(urls, state)
-        results = _run_dbt(days, state, target, changed, first_delivery, progress)
+        variables = _variables(days, horizon_days, changed, first_delivery)
+        results = _run_dbt(variables, state, target, changed.is_whole, progress)
         if target is Target.postgres:
             with connect(urls.warehouse) as connection:
                 grant(connection)
@@ -205,12 +198,32 @@ def set_environment(urls: Urls, state: Path) -> None:
     )
 
 
-def _run_dbt(
+def _variables(
     days: Sequence[date],
-    state: Path,
-    target: Target,
+    horizon_days: int | None,
     changed: changes.Changes,
     first_delivery: str | None,
+) -> Mapping[str, Any]:
+    variables: dict[str, Any] = {
+        "as_of_dates": [day.isoformat() for day in sorted(set(days))],
+        "first_delivery": first_delivery,
+    }
+    if horizon_days is not None:
+        project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
+        variables["horizons"] = sorted({*project["vars"]["horizons"], horizon_days})
+    if not changed.is_whole:
+        variables["touched_days"] = {
+            table: [[first.isoformat(), last.isoformat()] for first, last in ranges]
+            for table, ranges in changed.days.items()
+        }
+    return variables
+
+
+def _run_dbt(
+    variables: Mapping[str, Any],
+    state: Path,
+    target: Target,
+    is_whole: bool,
     progress: Callable[[str, int, int], None],
 ) -> Sequence[Any]:
     from dbt.cli.main import dbtRunner  # slow to import
@@ -222,19 +235,10 @@ def _run_dbt(
         elif event.info.name == "LogTestResult":
             progress(data.node_info.node_name, data.index, data.num_models)
 
-    variables: dict[str, Any] = {
-        "as_of_dates": [day.isoformat() for day in sorted(set(days))],
-        "first_delivery": first_delivery,
-    }
-    if not changed.is_whole:
-        variables["touched_days"] = {
-            table: [[first.isoformat(), last.isoformat()] for first, last in ranges]
-            for table, ranges in changed.days.items()
-        }
     outcome = dbtRunner(callbacks=[hear]).invoke(
         ["build",
          "--exclude-resource-type", "unit_test",  # truths of the code, held by its own tests
-         *(["--full-refresh"] if changed.is_whole else []),
+         *(["--full-refresh"] if is_whole else []),
          "--target", target,
          "--project-dir", str(DBT_PROJECT),
          "--profiles-dir", str(DBT_PROJECT),
