@@ -14,6 +14,7 @@ from sklearn.metrics import (
 
 from ml.metrics import (
     CONFUSION,
+    CONFUSION_HIGH_VALUE,
     DIRECTIONS,
     Judge,
     Outcome,
@@ -23,17 +24,26 @@ from ml.metrics import (
     resample_weights,
 )
 
+HIGH_VALUE = {metric for metric in DIRECTIONS if metric.endswith("_high_value")}
+
 money = st.lists(st.integers(0, 500), min_size=5, max_size=60).filter(lambda v: len(set(v)) > 1)
 
 
-def judged(spend, purchased, prediction):
+def judged(spend, purchased, prediction, high_value=None):
     """Every metric and count of one prediction, without intervals."""
-    draws = Judge(Outcome(spend, purchased), np.ones((len(spend), 1))).draws(prediction)
+    outcome = Outcome(spend, purchased, high_value)
+    draws = Judge(outcome, np.ones((len(spend), 1))).draws(prediction)
     return {name: float(values[0]) for name, values in draws.items()}
 
 
 def ranked(metric, spend, score):
     return judged(spend, spend > 0, Prediction(score))[metric]
+
+
+def in_the_top_decile(spend):
+    """The label: fewer than a tenth spent more, and something was spent."""
+    richer = (spend[:, None] < spend[None, :]).sum(axis=1)
+    return (spend > 0) & (richer * 10 < spend.size)
 
 
 def gini_of_google(actual, score):
@@ -50,7 +60,8 @@ def skewed(n=1000, seed=0):
     rng = np.random.default_rng(seed)
     spend = rng.lognormal(3, 1.5, n) * (rng.random(n) < 0.4)
     expected = spend * rng.lognormal(0, 1, n) + rng.gamma(1, 10, n)
-    return spend, Prediction(expected, expected, np.clip(expected / 100, 0.01, 0.99))
+    chance = np.clip(expected / 100, 0.01, 0.99)
+    return spend, Prediction(expected, expected, chance, low=expected / 20, high=expected * 3)
 
 
 def test_the_perfect_order_has_gini_one_and_the_reversed_order_minus_one():
@@ -98,6 +109,72 @@ def test_purchase_at_the_operating_point_is_judged_as_by_sklearn(customers):
     assert tuple(found[count] for count in CONFUSION) == counts
 
 
+@given(st.lists(st.tuples(st.integers(0, 500), st.booleans()), min_size=1, max_size=60))
+def test_high_value_with_a_tenth_called_is_judged_as_by_sklearn(customers):
+    """Scores differ; whoever is in the first tenth, rounded up, is called high value."""
+    values, best = (np.array(column) for column in zip(*customers, strict=True))
+    score = np.random.default_rng(values.sum()).permutation(values.size) / values.size
+    called = np.zeros(values.size, dtype=bool)
+    called[np.argsort(-score)[: -(-values.size // 10)]] = True
+    asked = Prediction(-score, high_value_probability=score)
+    found = judged(values, values > 0, asked, best)
+    for metric, oracle in (
+        ("precision", precision_score), ("recall", recall_score), ("f1", f1_score),
+    ):  # fmt: skip
+        wanted = oracle(best, called, zero_division=np.nan)
+        assert found[f"{metric}_high_value"] == pytest.approx(wanted, nan_ok=True), metric
+    negatives, positives = confusion_matrix(best, called, labels=[False, True])
+    counts = positives[1], negatives[1], positives[0], negatives[0]
+    assert tuple(found[count] for count in CONFUSION_HIGH_VALUE) == pytest.approx(counts)
+    if 0 < best.sum() < best.size:
+        assert found["auroc_high_value"] == pytest.approx(roc_auc_score(best, score))
+        precision = average_precision_score(best, score)
+        assert found["average_precision_high_value"] == pytest.approx(precision)
+
+
+def test_a_model_that_only_ranks_is_asked_by_its_score():
+    spend, prediction = skewed()
+    best = in_the_top_decile(spend)
+    by_score = judged(spend, spend > 0, Prediction(prediction.score), best)
+    same = Prediction(-prediction.score, high_value_probability=prediction.score)
+    by_probability = judged(spend, spend > 0, same, best)
+    assert by_score["auroc_high_value"] > 0.7
+    for metric in (*HIGH_VALUE, *CONFUSION_HIGH_VALUE):
+        assert by_score[metric] == by_probability[metric], metric
+    assert by_probability["auroc_active"] < 0.5  # the other questions are asked of the score
+
+
+def test_the_order_of_spend_itself_finds_every_customer_of_high_value():
+    spend = np.random.default_rng(0).permutation(np.arange(1.0, 334.0))
+    found = judged(spend, spend > 0, Prediction(spend), in_the_top_decile(spend))
+    assert [found[metric] for metric in sorted(HIGH_VALUE)] == [1] * 5
+    assert [found[count] for count in CONFUSION_HIGH_VALUE] == [34, 0, 0, 299]
+
+
+def test_how_high_a_probability_runs_changes_no_call():
+    spend, prediction = skewed()
+    best, chance = in_the_top_decile(spend), prediction.purchase_probability
+    high, low = (
+        judged(spend, spend > 0, Prediction(chance, high_value_probability=scaled), best)
+        for scaled in (chance, chance / 100)
+    )
+    assert low["true_positives_high_value"] > 10
+    for metric in (*HIGH_VALUE, *CONFUSION_HIGH_VALUE):
+        assert high[metric] == low[metric], metric
+
+
+def test_equal_scores_share_the_places_of_the_first_tenth():
+    """12 of 30 stand level for 3 places, 4 of the 12 are of high value: one hit in the mean."""
+    score = np.repeat([1.0, 0.0], [12, 18])
+    best = np.zeros(30)
+    best[[0, 3, 6, 9, 20]] = 1
+    found = judged(best, best, Prediction(score), best)
+    assert [found[count] for count in CONFUSION_HIGH_VALUE] == pytest.approx([1, 2, 4, 23])
+    blind = judged(best, best, Prediction(np.zeros(30)), best)
+    assert blind["precision_high_value"] == pytest.approx(best.mean())
+    assert blind["auroc_high_value"] == 0.5
+
+
 def test_equal_scores_count_as_every_possible_order():
     rng = np.random.default_rng(1)
     spend = rng.gamma(1, 50, 40)
@@ -139,14 +216,15 @@ def test_errors_equal_their_definitions():
 
 def test_a_resample_is_judged_as_if_its_customers_stood_there():
     spend, prediction = skewed(200)
+    best = in_the_top_decile(spend)
     weights = resample_weights(200, 5, seed=3)
-    drawn = Judge(Outcome(spend, spend > 0), weights).draws(prediction)
+    drawn = Judge(Outcome(spend, spend > 0, best), weights).draws(prediction)
     for draw in range(6):
         rows = np.repeat(np.arange(200), weights[:, draw].astype(int))
-        parts = (v[rows] for v in (prediction.score, prediction.expected_spend))
-        there = Prediction(*parts, prediction.purchase_probability[rows])
-        found = judged(spend[rows], spend[rows] > 0, there)
-        for metric in (*DIRECTIONS, *CONFUSION):
+        columns = {name: v[rows] for name, v in vars(prediction).items() if v is not None}
+        there = Prediction(**columns)
+        found = judged(spend[rows], spend[rows] > 0, there, best[rows])
+        for metric in (*DIRECTIONS, *CONFUSION, *CONFUSION_HIGH_VALUE):
             assert drawn[metric][draw] == pytest.approx(found[metric]), metric
 
 
@@ -154,7 +232,8 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_customers():
     widths = []
     for n in (500, 8000):
         spend, prediction = skewed(n)
-        judge = Judge(Outcome(spend, spend > 0), resample_weights(n, 200, seed=0))
+        outcome = Outcome(spend, spend > 0, in_the_top_decile(spend))
+        judge = Judge(outcome, resample_weights(n, 200, seed=0))
         drawn = judge.draws(prediction)
         for metric in DIRECTIONS:
             low, high = interval(drawn[metric])
@@ -167,10 +246,14 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_customers():
 
 def test_what_a_ranking_cannot_have_is_nan():
     spend, prediction = skewed()
-    found = judged(spend, spend > 0, Prediction(prediction.score))
-    unknown = {metric for metric in DIRECTIONS if np.isnan(found[metric])}
+    ranking = Prediction(prediction.score)
     of_spend = {"sum_ratio", "mae", "rmse", "decile_mape"}
-    assert unknown == of_spend | {"average_precision", "precision", "recall", "f1", "ece"}
+    of_purchase = {"average_precision", "precision", "recall", "f1", "ece"}
+    of_interval = {"coverage", "interval_width"}
+    for best, of_high_value in ((in_the_top_decile(spend), set()), (None, HIGH_VALUE)):
+        found = judged(spend, spend > 0, ranking, best)
+        unknown = {metric for metric in DIRECTIONS if np.isnan(found[metric])}
+        assert unknown == of_spend | of_purchase | of_interval | of_high_value
 
 
 def test_a_window_without_spend_has_no_ratio_and_breaks_nothing():
@@ -184,8 +267,35 @@ def test_more_is_better_once_a_metric_is_turned():
     assert goodness("mae", np.array([1.0])) > goodness("mae", np.array([2.0]))
     assert goodness("sum_ratio", np.array([0.9])) > goodness("sum_ratio", np.array([1.2]))
     assert goodness("spearman", np.array([0.9])) > goodness("spearman", np.array([0.2]))
+    promised, short, long = goodness("coverage", np.array([0.90, 0.85, 0.97]))
+    assert promised > short > long
+    assert goodness("interval_width", np.array([1.0])) > goodness("interval_width", np.array([2.0]))
+
+
+def test_whoever_spends_exactly_an_end_of_the_interval_is_held():
+    spend = np.array([0.0, 5.0, 20.0, 20.1, -1.0])
+    low, high = np.array([0.0, 5, 10, 10, 0]), np.array([0.0, 9, 20, 20, 10])
+    found = judged(spend, spend > 0, Prediction(spend, low=low, high=high))
+    assert found["coverage"] == pytest.approx(3 / 5)
+    assert found["interval_width"] == pytest.approx((0 + 4 + 10 + 10 + 10) / spend.sum())
+
+
+def test_an_interval_with_one_end_or_upside_down_is_refused():
+    for ends in ({"low": np.zeros(2)}, {"high": np.ones(2)}):
+        with pytest.raises(ValueError, match="two ends"):
+            Prediction(np.ones(2), **ends)
+    with pytest.raises(ValueError, match="above high"):
+        Prediction(np.ones(2), low=np.array([0.0, 2.0]), high=np.ones(2))
 
 
 def test_a_prediction_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="expected_spend"):
         Prediction(np.ones(2), np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="high_value_probability"):
+        Prediction(np.ones(2), high_value_probability=np.array([1.0, np.nan]))
+
+
+def test_an_outcome_of_other_customers_is_refused():
+    for columns in (([], []), ([1, 2], [1]), ([1, 2], [1, 1], [0])):
+        with pytest.raises(ValueError, match="same customers"):
+            Outcome(*columns)
