@@ -1,15 +1,20 @@
 """What people look at before they trust a model. Values in, matplotlib Figures out; no global
 state, no files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
+from scipy.special import expit
 
-from ml import lightgbm_hurdle
+from ml import lightgbm_hurdle, reasons
 from ml.backtest import Backtest
+from ml.metrics import CONFUSION, DECILES
 
 MODEL = "#1f5fa8"
 ACTUAL = "#d9822b"
@@ -77,6 +82,169 @@ def importance(model: lightgbm_hurdle.Model, top: int = 20) -> Figure:
     axes.margins(y=0.02)
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+def reasons_importance(found: pd.DataFrame, top: int = 20) -> Figure:
+    """By how much each family of features moves the expected spend of a customer, on average.
+
+    found: what `reasons.importance` found.
+    """
+    shown = found.head(top).iloc[::-1]
+    figure, axes = _figure(
+        "What moves the expected spend of a customer", height=1.4 + 0.28 * max(len(shown), 4)
+    )
+    axes.barh(np.arange(len(shown)), shown["spend"], height=0.6, color=MODEL)
+    axes.set_yticks(np.arange(len(shown)), shown["label_en"])
+    axes.set_xlabel("factor on expected spend, up or down, for the average customer")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _factor(value)))
+    axes.margins(y=0.02)
+    return figure
+
+
+def dependence(model: lightgbm_hurdle.Model, frame: pd.DataFrame, top: int = 4) -> Figure:
+    """How the features that move expected spend most do it, each dot one row of frame.
+
+    Above the odds of buying, below the spend of those who buy, as factors against the average row
+    that the model learned from. Rows whose value is not known stand apart on the left. The highest
+    and the lowest hundredth of the values are left out.
+    """
+    values = frame[list(model.features)].to_numpy(dtype=float, na_value=np.nan)
+    odds, amount = (
+        reasons.contributions(booster, values) for booster in (model.purchase, model.amount)
+    )
+    moved = odds * (1 - expit(odds.sum(axis=1)))[:, None] + amount
+    strongest = np.argsort(-np.abs(moved[:, :-1]).mean(axis=0), kind="stable")[:top]
+    figure = Figure(figsize=(0.9 + 2.6 * len(strongest), 5.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        "How expected spend follows the strongest features",
+        x=0.01, ha="left", fontsize=12, fontweight="bold",
+    )  # fmt: skip
+    grid = figure.subplots(2, len(strongest), sharex="col", sharey="row", squeeze=False)
+    for axes, about, found in zip(
+        grid, ("odds of buying", "spend if they buy"), (odds, amount), strict=True
+    ):
+        for panel, place in zip(axes, strongest, strict=True):
+            _dots(panel, values[:, place], found[:, place])
+        axes[0].set_ylabel(f"factor on {about}")
+    for panel, place in zip(grid[1], strongest, strict=True):
+        panel.set_xlabel(model.features[place])
+    return figure
+
+
+def roc(judged: Backtest, models: Sequence[str]) -> Figure:
+    """How many of the newest origin's high-value customers are found for how many false alarms.
+
+    The mark on a curve is the operating point: the tenth ranked first is called high value. Raises
+    ValueError where the labels did not say who is of high value.
+    """
+    is_high_value = _high_value(judged)
+    wrong, right = (~is_high_value).astype(float), is_high_value.astype(float)
+    tenth = np.ceil(is_high_value.size / DECILES) / is_high_value.size
+    figure, axes = _figure(f"Who will be of high value, {_window(judged)}", height=5.6)
+    for place, name in enumerate(models):
+        score = judged.newest.predictions[name].high_value_score
+        ranked, x = _gains(wrong, score)
+        _, y = _gains(right, score)
+        color = (MODEL, *OTHERS, ACTUAL)[place % 6]
+        auroc = judged.origins[-1].models[name]["auroc_high_value"]
+        axes.plot(
+            x,
+            y,
+            label=f"{name}, AUROC {auroc:.3f}",
+            color=color,
+            linestyle=("-", "--", ":")[place // 6 % 3],
+            linewidth=2.4 if place == 0 else 1.4,
+            zorder=max(9 - place, 2),
+        )
+        called = [np.interp(tenth, ranked, share) for share in (x, y)]
+        axes.plot(*called, "o", color=color, zorder=10)
+    axes.plot([0, 1], [0, 1], label="no order", color=QUIET, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set_xlabel("share of all others called high value (dots: the first tenth is called)")
+    axes.set_ylabel("share of high-value customers found")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def confusion(judged: Backtest, models: Sequence[str]) -> Figure:
+    """Two by two counts per model for the newest origin: who was called high value, and who was.
+
+    A cell is as dark as its share of its row. Raises ValueError where the labels did not say who
+    is of high value.
+    """
+    _high_value(judged)
+    across = min(len(models), 4)
+    down = -(-len(models) // across)
+    figure = Figure(figsize=(0.9 + 2.3 * across, 0.9 + 2.5 * down), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"The tenth called high value, {_window(judged)}",
+        x=0.01, ha="left", fontsize=12, fontweight="bold",
+    )  # fmt: skip
+    shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", MODEL])
+    grid = figure.subplots(down, across, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(models):
+            axes.set_visible(False)
+            continue
+        counts = judged.origins[-1].confusion_high_value[models[place]]
+        hits, false_alarms, misses, rest = (counts[count] for count in CONFUSION)
+        cells = np.array([[hits, misses], [false_alarms, rest]])
+        shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            axes.text(
+                column, row, f"{cells[row, column]:,.0f}\n{share:.1%}",
+                ha="center", va="center", color="white" if share > 0.7 else "#202124",
+            )  # fmt: skip
+        axes.set_title(models[place], fontsize=10)
+        axes.set_xticks([0, 1], ["called", "not called"])
+        axes.set_yticks([0, 1], ["high value", "others"] if place % across == 0 else ["", ""])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def _high_value(judged: Backtest) -> np.ndarray:
+    if judged.newest.high_value is None:
+        raise ValueError("the labels do not say who is of high value: is_high_value is missing")
+    return judged.newest.high_value > 0
+
+
+def _dots(axes: Axes, values: np.ndarray, contribution: np.ndarray) -> None:
+    known = ~np.isnan(values)
+    low, high = np.percentile(values[known], [1, 99]) if known.any() else (0.0, 1.0)
+    shown = known & (values >= low) & (values <= high)
+    width = high - low or 1.0
+    axes.plot(values[shown], contribution[shown], ".", color=MODEL, markersize=3, alpha=0.4)
+    axes.axhline(0, color=QUIET, linewidth=0.8)
+    if not known.all():
+        spread = np.linspace(-0.04, 0.04, (~known).sum()) * width
+        axes.plot(
+            low - 0.2 * width + spread, contribution[~known],
+            ".", color=ACTUAL, markersize=3, alpha=0.4,
+        )  # fmt: skip
+        axes.axvline(low - 0.1 * width, color=QUIET, linewidth=0.8, linestyle=":")
+        axes.text(
+            low - 0.2 * width, 1.0, "not\nknown", color=ACTUAL, fontsize=8, ha="center", va="top",
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    different = np.unique(values[shown])
+    few = different.size <= 6
+    axes.xaxis.set_major_locator(FixedLocator(different.tolist()) if few else MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _factor(value)))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", color="#e8eaed", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _factor(log: float) -> str:
+    """A log as a person reads it: ×1.28 for 0.25."""
+    return f"×{np.exp(log):.3g}"
 
 
 def _window(judged: Backtest) -> str:
