@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ml import cutoffs, lightgbm_hurdle
-from ml.baselines import BASELINES, Estimator
+from ml.baselines import BASELINES as RULES
+from ml.baselines import Estimator
+from ml.btyd import BTYD
+from ml.classifiers import CLASSIFIERS
 from ml.metrics import (
     CONFUSION,
+    CONFUSION_HIGH_VALUE,
     DIRECTIONS,
     Draws,
     Judge,
@@ -26,6 +30,9 @@ Frame = pd.DataFrame
 Metrics = dict[str, float]
 
 KEY = ["customer_id", "as_of_date"]
+SEED = 0
+QUICK_BASELINES: Mapping[str, Estimator] = {**RULES, **BTYD}
+BASELINES: Mapping[str, Estimator] = {**QUICK_BASELINES, **CLASSIFIERS}
 MODELS: Mapping[str, Estimator] = {
     "lightgbm_hurdle": Estimator(lightgbm_hurdle.fit, lightgbm_hurdle.predict)
 }
@@ -33,45 +40,58 @@ MODELS: Mapping[str, Estimator] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """One test day: its metrics by model, the best baseline by metric, and the counts of CONFUSION
-    by model that gives a probability."""
+    """One test day: its metrics by model, the best baseline by metric, the counts of CONFUSION by
+    model that gives a probability, and those of the high-value question by every model (none where
+    the labels do not say who is of high value)."""
 
     as_of_date: date
     customers: int
     training_cutoffs: tuple[date, ...]
     models: dict[str, Metrics]
     best_baseline: dict[str, str]
-    confusion: dict[str, dict[str, int]]
+    confusion: dict[str, dict[str, float]]
+    confusion_high_value: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Newest:
-    """The newest origin in full, for figures and for tiers of customers no model has seen."""
+    """The newest origin in full, for figures and for tiers of customers no model has seen.
+
+    high_value: None where the labels do not say.
+    """
 
     as_of_date: date
     customer_id: np.ndarray
     spend: np.ndarray
     purchased: np.ndarray
+    high_value: np.ndarray | None
     predictions: dict[str, Prediction]
     fitted: dict[str, object]
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """origins: oldest first. pooled: the mean over the origins, but sum_ratio is sum over sum."""
+    """origins: oldest first. pooled: the mean over the origins, but sum_ratio is sum over sum.
+
+    learned_days: of the windows that were learned from. left_out: why a baseline is not there.
+    """
 
     horizon_days: int
+    learned_days: int
     origins: tuple[Origin, ...]
     pooled: dict[str, Metrics]
     best_baseline: dict[str, str]
+    left_out: dict[str, str]
     newest: Newest = field(repr=False)
 
     def to_json(self) -> dict:
         """Plain values for json.dumps; what a model cannot have is null."""
         return {
             "horizon_days": self.horizon_days,
+            "learned_days": self.learned_days,
             "pooled": {name: _plain(metrics) for name, metrics in self.pooled.items()},
             "best_baseline": self.best_baseline,
+            "left_out": self.left_out,
             "origins": [
                 {
                     "as_of_date": origin.as_of_date.isoformat(),
@@ -80,6 +100,7 @@ class Backtest:
                     "models": {name: _plain(metrics) for name, metrics in origin.models.items()},
                     "best_baseline": origin.best_baseline,
                     "confusion": origin.confusion,
+                    "confusion_high_value": origin.confusion_high_value,
                 }
                 for origin in self.origins
             ],
@@ -92,9 +113,10 @@ def run(
     origins: Sequence[date],
     horizon_days: int,
     models: Mapping[str, Estimator] = MODELS,
-    baselines: Mapping[str, Estimator] = BASELINES,
+    baselines: Mapping[str, Estimator] = QUICK_BASELINES,
     resamples: int = 200,
-    seed: int = 0,
+    seed: int = SEED,
+    learned_days: int | None = None,
     step_days: int = cutoffs.STEP_DAYS,
     max_cutoffs: int = cutoffs.MAX_CUTOFFS,
     say: Callable[[str], None] = lambda message: None,
@@ -102,63 +124,78 @@ def run(
     """Fit every model on the training cutoffs of an origin, judge it on the origin, for each.
 
     features, labels: one row per customer_id and as_of_date of every origin and of its training
-    cutoffs (`cutoffs.training_cutoffs`); labels of this horizon only. Intervals are 90 % bootstrap
+    cutoffs (`cutoffs.training_cutoffs`); labels of this horizon, `is_high_value` among them where
+    the high-value question is asked, and of `learned_days` where shorter windows are learned from.
+    A baseline that cannot be had (its fit or predict raises ValueError) is left out at every
+    origin, and the result says why; a model's error is raised. Intervals are 90 % bootstrap
     percentiles, `<metric>_low` and `_high`. A model's `<metric>_gain` with its interval is how much
     better it is than the best baseline of that metric, paired: positive is better whatever the
-    metric's direction (for sum_ratio: closer to 1). `say` is told which origin and model come next.
-    Raises ValueError where a day is missing or a customer has no label.
+    metric's direction (where it has a target: closer to it). `say` is told which origin and model
+    come next. Raises ValueError where a day is missing or a customer has no label.
     """
+    learned_days = learned_days or horizon_days
     features = features.sort_values(KEY[::-1], kind="stable", ignore_index=True)
-    labels = _labels_of(features, labels, horizon_days)
-    learned_from = _training_cutoffs(features, origins, horizon_days, step_days, max_cutoffs)
-    judged: list[Origin] = []
-    drawn: list[dict[str, Draws]] = []
+    learned_from = _training_cutoffs(features, origins, learned_days, step_days, max_cutoffs)
+    left_out: dict[str, str] = {}
+    drawn: dict[date, dict[str, Draws]] = {}
+    customers: dict[date, int] = {}
     for origin, training in learned_from.items():
-        train, train_labels = _rows(features, labels, training)
-        test, test_labels = _rows(features, labels, (origin,))
-        judge = Judge(
-            Outcome(test_labels["spend"].to_numpy(), test_labels["is_purchased"].to_numpy()),
-            resample_weights(len(test), resamples, seed),
-        )
+        train, train_labels = _rows(features, labels, training, learned_days)
+        test, test_labels = _rows(features, labels, (origin,), horizon_days)
+        judge = Judge(_outcome(test_labels), resample_weights(len(test), resamples, seed))
         fitted, predictions, draws = {}, {}, {}
         for name, estimator in {**baselines, **models}.items():
+            if name in left_out:
+                continue
             say(f"{origin}: {name}")
-            fitted[name] = estimator.fit(train, train_labels, horizon_days)
-            predictions[name] = estimator.predict(fitted[name], test)
+            try:
+                fitted[name] = estimator.fit(train, train_labels, horizon_days)
+                predictions[name] = estimator.predict(fitted[name], test)
+            except ValueError as error:
+                if name in models:
+                    raise
+                left_out[name] = f"at {origin}: {error}"
+                continue
             draws[name] = judge.draws(predictions[name])
-        metrics, best = _compare(draws, tuple(baselines), tuple(models))
-        confusion = {
-            name: {count: int(found[count][0]) for count in CONFUSION}
-            for name, found in draws.items()
-            if predictions[name].purchase_probability is not None
-        }
-        judged.append(Origin(origin, len(test), training, metrics, best, confusion))
-        drawn.append(draws)
+        drawn[origin], customers[origin] = draws, len(test)
         newest = Newest(
             origin,
             test["customer_id"].to_numpy(),
             judge.outcome.spend,
             judge.outcome.purchased,
+            judge.outcome.high_value,
             predictions,
             fitted,
         )
-    together = {name: _pool([draws[name] for draws in drawn]) for name in drawn[0]}
-    pooled, best = _compare(together, tuple(baselines), tuple(models))
-    return Backtest(horizon_days, tuple(judged), pooled, best, newest)
-
-
-def _labels_of(features: Frame, labels: Frame, horizon_days: int) -> Frame:
-    """The labels in the order of the features."""
-    if "horizon_days" in labels and (labels["horizon_days"] != horizon_days).any():
-        raise ValueError(f"the labels hold other horizons than the {horizon_days} days asked for")
-    joined = features[KEY].merge(labels, on=KEY, how="left", validate="one_to_one")
-    unlabelled = joined["spend"].isna()
-    if unlabelled.any():
-        raise ValueError(
-            f"{int(unlabelled.sum())} customers have features and no label, the first on "
-            f"{joined.loc[unlabelled, 'as_of_date'].min():%Y-%m-%d}; build both for the same days"
+    there = [name for name in (*baselines, *models) if name not in left_out]
+    rules = tuple(name for name in baselines if name in there)
+    judged: list[Origin] = []
+    for origin, training in learned_from.items():
+        draws = {name: drawn[origin][name] for name in there}
+        metrics, best = _compare(draws, rules, tuple(models))
+        judged.append(
+            Origin(
+                origin,
+                customers[origin],
+                training,
+                metrics,
+                best,
+                _counts(draws, CONFUSION),
+                _counts(draws, CONFUSION_HIGH_VALUE),
+            )
         )
-    return joined
+    together = {name: _pool([draws[name] for draws in drawn.values()]) for name in there}
+    pooled, best = _compare(together, rules, tuple(models))
+    return Backtest(horizon_days, learned_days, tuple(judged), pooled, best, left_out, newest)
+
+
+def _counts(draws: dict[str, Draws], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The counts of CONFUSION by the candidates that have them."""
+    return {
+        name: dict(zip(CONFUSION, (float(found[metric][0]) for metric in metrics), strict=True))
+        for name, found in draws.items()
+        if math.isfinite(found[metrics[0]][0])
+    }
 
 
 def _training_cutoffs(
@@ -177,9 +214,27 @@ def _training_cutoffs(
     }
 
 
-def _rows(features: Frame, labels: Frame, days: Sequence[date]) -> tuple[Frame, Frame]:
-    chosen = features["as_of_date"].isin(pd.to_datetime(list(days)))
-    return features[chosen].reset_index(drop=True), labels[chosen].reset_index(drop=True)
+def _rows(
+    features: Frame, labels: Frame, days: Sequence[date], horizon_days: int
+) -> tuple[Frame, Frame]:
+    """The features of these days, and the labels of one horizon in their order."""
+    rows = features[features["as_of_date"].isin(pd.to_datetime(list(days)))].reset_index(drop=True)
+    if "horizon_days" in labels:
+        labels = labels[labels["horizon_days"] == horizon_days]
+    joined = rows[KEY].merge(labels, on=KEY, how="left", validate="one_to_one")
+    unlabelled = joined["spend"].isna()
+    if unlabelled.any():
+        raise ValueError(
+            f"{int(unlabelled.sum())} customers have features and no label of {horizon_days} days, "
+            f"the first on {joined.loc[unlabelled, 'as_of_date'].min():%Y-%m-%d}; build both for "
+            f"the same days"
+        )
+    return rows, joined
+
+
+def _outcome(labels: Frame) -> Outcome:
+    high_value = labels["is_high_value"].to_numpy() if "is_high_value" in labels else None
+    return Outcome(labels["spend"].to_numpy(), labels["is_purchased"].to_numpy(), high_value)
 
 
 def _pool(drawn: list[Draws]) -> Draws:

@@ -20,7 +20,7 @@ class Estimator(NamedTuple):
     """A way to learn from closed windows and to predict the next one.
 
     fit(frame, labels, horizon_days) -> model; frame and labels are row by row the same customers
-    and days.
+    and days. The labels may be of shorter windows than the horizon (their column horizon_days).
     """
 
     fit: Callable[[Frame, Frame, int], Any]
@@ -33,7 +33,8 @@ def _money(values: pd.Series) -> Prediction:
 
 
 def _fit_mean(frame: Frame, labels: Frame, horizon_days: int) -> float:
-    return float(labels["spend"].mean())
+    learned_days = labels["horizon_days"].iloc[0] if "horizon_days" in labels else horizon_days
+    return float(labels["spend"].mean() * horizon_days / learned_days)
 
 
 def _predict_mean(mean: float, frame: Frame) -> Prediction:

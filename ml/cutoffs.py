@@ -11,6 +11,7 @@ STEP_DAYS = 30
 MAX_CUTOFFS = 24
 MIN_HISTORY_DAYS = 30
 ORIGINS = 4
+SHORTER_HORIZONS = (180, 90, 30)
 
 
 class NotEnoughHistory(ValueError):
@@ -75,9 +76,22 @@ test_origins.__test__ = (
 )
 
 
-def backtest_days(origins: Collection[date], first_day: date, horizon_days: int) -> list[date]:
+def learned_horizon(as_of: date, first_day: date, horizon_days: int) -> int:
+    """The length of the windows to learn from by as_of: the horizon, where one has closed.
+
+    Else the longest of SHORTER_HORIZONS that leaves as many days for its cutoffs, or the horizon
+    where none does.
+    """
+    known_days = (as_of - first_day).days - MIN_HISTORY_DAYS
+    if horizon_days <= known_days:
+        return horizon_days
+    fitting = (days for days in SHORTER_HORIZONS if 2 * days <= known_days)
+    return next(fitting, horizon_days)
+
+
+def backtest_days(origins: Collection[date], first_day: date, learned_days: int) -> list[date]:
     """The origins and every cutoff that their models learn from, oldest first."""
-    learned = (day for o in origins for day in training_cutoffs(o, first_day, horizon_days))
+    learned = (day for o in origins for day in training_cutoffs(o, first_day, learned_days))
     return sorted({*origins, *learned})
 
 

@@ -1,28 +1,46 @@
 """Expected spend as P(buy) x E[spend | buys], two LightGBM models. No clock, no MLflow, no pickle.
 
 The amount is a Tweedie regression on the buyers: its mean is right without smearing, and a few
-enormous customers weigh less than under squared error. Trees cannot see a season they were not
-shown, so where the shop's history reaches back a year the total of a day is set to what the same
-window of last year brought, times how the latest closed training window compared with its own last
-year (a seasonal naive forecast with drift: Hyndman & Athanasopoulos, "Forecasting: principles and
-practice", 5.2). The trees then say who spends it.
+enormous customers weigh less than under squared error. Many slow rounds, each of a few columns and
+of leaves that hold many customers, keep the biggest customers from being learned by heart.
+
+Trees cannot see a season they were not shown, so where the shop's history reaches back a year the
+total of a day, and how many buy, follow from what the same window of last year brought (a seasonal
+naive forecast with damped drift: Hyndman & Athanasopoulos, "Forecasting: principles and practice",
+5.2 and 8.2). The trees then say who spends it.
+
+Trees learn what past windows were like, and the next one differs. MBG/NBD, fitted to the histories
+of the day itself, is wrong in other ways: the chance to buy is the weighted geometric mean of both.
+Where the history is too short for one closed window of the horizon, the trees learn a shorter one,
+and MBG/NBD says how much more a longer window holds.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
+from ml import btyd
 from ml.metrics import Prediction
 
+Array = np.ndarray
 Frame = pd.DataFrame
 
 KEYS = ("customer_id", "as_of_date", "horizon_days")
-FORMAT = 1
+FORMAT = 2
+LAST_YEAR = re.compile(r"spend_same_window_last_year_(\d+)d")
+# A customer of 20 % stands before one of 10 %, however much the latter would spend: most spend
+# nothing, so who buys decides the order, and the amount orders those who are about as likely to.
+AMOUNT_IN_RANKING = 0.35
+HISTORIES = 0.25  # weight of MBG/NBD in the chance to buy, beside the trees
 
 
 @dataclass(frozen=True)
@@ -33,11 +51,11 @@ class Config:
     wait for each other at every split: two were measured at up to seven times the time of one.
     """
 
-    rounds: int = 200
-    learning_rate: float = 0.04
+    rounds: int = 300
+    learning_rate: float = 0.03
     num_leaves: int = 15
-    min_data_in_leaf: int = 40
-    feature_fraction: float = 0.7
+    min_data_in_leaf: int = 80
+    feature_fraction: float = 0.3
     bagging_fraction: float = 0.8
     lambda_l2: float = 1.0
     tweedie_variance_power: float = 1.5
@@ -47,22 +65,37 @@ class Config:
 
 
 @dataclass(frozen=True)
+class Season:
+    """What the newest training window brought, and its last year: sums over its customers.
+
+    window_days: of the columns that are compared, the nearest to the horizon (as a ratio); sums
+    of theirs are scaled to the horizon. last_year_spend, last_year_buyers: of the same window a
+    year before, by everybody; None where the history does not reach back so far.
+    """
+
+    window_days: int
+    spend: float
+    buyers: float
+    last_year_spend: float | None
+    last_year_buyers: float | None
+
+
+@dataclass(frozen=True)
 class Model:
     """features: columns in the order the boosters know them.
 
-    calibration: actual over predicted spend of the training rows (returns lower it).
-    last_year_column: the column with the same window of last year, None where there is none for
-    this horizon. growth: spend of the latest closed training window over that of its last year, 1
-    where not known.
+    horizon_days: of the predictions. learned_days: of the labels; shorter where the history was.
+    calibration: actual over predicted spend of the training rows (returns lower it). season: None
+    where the frame has no windows of last year.
     """
 
     purchase: lgb.Booster
     amount: lgb.Booster
     features: tuple[str, ...]
     horizon_days: int
+    learned_days: int
     calibration: float
-    last_year_column: str | None
-    growth: float
+    season: Season | None
     config: Config
 
 
@@ -74,14 +107,15 @@ def fit(
 ) -> Model:
     """Learn from closed windows; frame and labels are row by row the same customers and days.
 
-    The order of the rows changes nothing. labels: spend, is_purchased. Every numeric column of the
-    frame that is no key or label is a feature. Raises ValueError where no customer bought, or all
-    of what they bought went back: there is nothing to learn an amount from.
+    The order of the rows changes nothing. labels: spend, is_purchased, and horizon_days where the
+    windows are not of the horizon asked for. Every numeric column of the frame that is no key or
+    label is a feature. Raises ValueError where no customer bought, or all of what they bought went
+    back: there is nothing to learn an amount from.
     """
     features = feature_columns(frame, labels)
     keys = frame[["as_of_date", "customer_id"]].reset_index(drop=True)
     order = keys.sort_values(["as_of_date", "customer_id"], kind="stable").index.to_numpy()
-    values = _matrix(frame, features)[order]
+    values = matrix(frame, features)[order]
     purchased = labels["is_purchased"].to_numpy(dtype=bool)[order]
     spend = labels["spend"].to_numpy(dtype=float)[order]
     if not np.clip(spend[purchased], 0, None).sum() > 0:
@@ -99,17 +133,17 @@ def fit(
     )
     fitted = _answers(purchase, values, config) * _answers(amount, values, config)
     total = float(spend.sum())
-    last_year_column: str | None = f"spend_same_window_last_year_{horizon_days}d"
-    if last_year_column not in frame:
-        last_year_column = None
+    learned_days = horizon_days
+    if "horizon_days" in labels:
+        learned_days = int(labels["horizon_days"].iloc[0])
     return Model(
         purchase,
         amount,
         features,
         horizon_days,
+        learned_days,
         calibration=total / float(fitted.sum()) if total > 0 else 1.0,
-        last_year_column=last_year_column,
-        growth=_growth(frame, labels, last_year_column),
+        season=_season_of(frame, labels, learned_days),
         config=config,
     )
 
@@ -121,19 +155,29 @@ def predict(model: Model, frame: Frame) -> Prediction:
     the shop and not about a customer. Raises ValueError where a column that the model was trained
     on is missing.
     """
-    values = _matrix(frame, model.features)
+    values = matrix(frame, model.features)
     probability = _answers(model.purchase, values, model.config)
-    expected = probability * _answers(model.amount, values, model.config) * model.calibration
-    if model.last_year_column is not None:
-        if model.last_year_column not in frame:
-            raise ValueError(
-                f"the season needs the column {model.last_year_column}, and the frame lacks it"
-            )
-        for rows in frame.groupby("as_of_date", sort=False).indices.values():
-            expected[rows] *= _season(
-                model, expected[rows], frame[model.last_year_column].iloc[rows]
-            )
-    return Prediction(score=expected, expected_spend=expected, purchase_probability=probability)
+    amount = _answers(model.amount, values, model.config) * model.calibration
+    ranking, expected = np.empty((2, len(frame)))
+    for rows in frame.groupby("as_of_date", sort=False).indices.values():
+        day = frame.iloc[rows]
+        spend, buyers = _season_totals(model, day)
+        spend = float((probability[rows] * amount[rows]).sum()) if spend is None else spend
+        buyers = float(probability[rows].sum()) if buyers is None else buyers
+        histories = _histories(model, day, probability[rows])
+        both = probability[rows] ** (1 - HISTORIES) * histories.chance**HISTORIES
+        ranking[rows] = both * np.clip(amount[rows], 0, None) ** AMOUNT_IN_RANKING
+        probability[rows] = _with_mean(both, buyers)
+        expected[rows] = both * amount[rows]
+        expected[rows] *= _season_factor(model, expected[rows], spend)
+        expected[rows] *= histories.more_orders
+        probability[rows] = -np.expm1(np.log1p(-probability[rows]) * histories.more_chances)
+    return Prediction(
+        score=expected,
+        expected_spend=expected,
+        purchase_probability=probability,
+        ranking=ranking,
+    )
 
 
 def feature_columns(frame: Frame, labels: Frame) -> tuple[str, ...]:
@@ -166,9 +210,9 @@ def to_files(model: Model, folder: Path) -> None:
         "format": FORMAT,
         "features": list(model.features),
         "horizon_days": model.horizon_days,
+        "learned_days": model.learned_days,
         "calibration": model.calibration,
-        "last_year_column": model.last_year_column,
-        "growth": model.growth,
+        "season": None if model.season is None else asdict(model.season),
         "config": asdict(model.config),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -190,6 +234,8 @@ def from_files(folder: Path) -> Model:
                 f"{folder / name}.txt knows other columns than model.json says; train again"
             )
     about["features"] = tuple(about["features"])
+    if about["season"] is not None:
+        about["season"] = Season(**about["season"])
     return Model(**boosters, **{**about, "config": Config(**about["config"])})
 
 
@@ -246,7 +292,8 @@ def _answers(booster: lgb.Booster, values: np.ndarray, config: Config) -> np.nda
     return np.asarray(booster.predict(values, num_threads=config.num_threads), dtype=float)
 
 
-def _matrix(frame: Frame, features: Sequence[str]) -> np.ndarray:
+def matrix(frame: Frame, features: Sequence[str]) -> Array:
+    """(n, features) as doubles, null as NaN. Raises ValueError where a column is missing."""
     missing = [name for name in features if name not in frame]
     if missing:
         raise ValueError(
@@ -256,22 +303,110 @@ def _matrix(frame: Frame, features: Sequence[str]) -> np.ndarray:
     return frame[list(features)].to_numpy(dtype=float, na_value=np.nan)
 
 
-def _growth(frame: Frame, labels: Frame, column: str | None) -> float:
-    if column is None:
-        return 1.0
-    latest = (frame["as_of_date"] == frame["as_of_date"].max()).to_numpy()
-    last_year = float(frame.loc[latest, column].sum())
-    actual = float(labels["spend"].to_numpy(dtype=float)[latest].sum())
-    return actual / last_year if last_year > 0 and actual > 0 else 1.0
+def _season_of(frame: Frame, labels: Frame, days: int) -> Season | None:
+    windows = [int(found[1]) for c in frame if (found := LAST_YEAR.fullmatch(str(c)))]
+    if not windows:
+        return None
+    window = min(windows, key=lambda n: max(n / days, days / n))
+    newest = (frame["as_of_date"] == frame["as_of_date"].max()).to_numpy()
+    last_year = _last_year(frame[newest], window, days)
+    return Season(
+        window_days=window,
+        spend=float(labels["spend"].to_numpy(dtype=float)[newest].sum()),
+        buyers=float(labels["is_purchased"].to_numpy(dtype=float)[newest].sum()),
+        last_year_spend=None if last_year is None else last_year[0],
+        last_year_buyers=None if last_year is None else last_year[1],
+    )
 
 
-def _season(model: Model, unadjusted: np.ndarray, last_year: pd.Series) -> float:
-    """What the season does to the total of one day, 1 where last year is not known.
+def _last_year(day: Frame, window: int, days: int) -> tuple[float, float] | None:
+    """Spend and buyers of the window that began a year before the day; None where not known."""
+    spend = day[f"spend_same_window_last_year_{window}d"]
+    if spend.isna().all():
+        return None
+    buyers = (day[f"orders_same_window_last_year_{window}d"] > 0).sum()
+    return float(spend.sum()) * days / window, float(buyers)
 
-    The factor stays within season_limit: beyond it the shop has changed, and last year is no guide.
+
+def _season_totals(model: Model, day: Frame) -> tuple[float | None, float | None]:
+    """What the customers of a day are expected to spend together, and how many of them buy.
+
+    Last year's window holds everybody who bought in it, also those who were new. What part of such
+    a window is owed to those who were there before it is seen in the newest training window: what
+    its customers brought over what everybody did, who are now all known. And what the shop has
+    grown by since last year is seen there as well, and counts by half (in the logarithm), because
+    growth does not go on as it was.
     """
-    total, predicted = float(last_year.sum()) * model.growth, float(unadjusted.sum())
-    if total <= 0 or predicted <= 0:
+    season = model.season
+    if season is None:
+        return None, None
+    window, days = season.window_days, model.learned_days
+    last_year = _last_year(day, window, days)
+    if last_year is None:
+        return None, None
+    everybody = (
+        float(day[f"spend_{window}d"].sum()) * days / window,
+        float((day[f"orders_{window}d"] > 0).sum()),
+    )
+    totals = []
+    for known, by_all, then, before in zip(
+        (season.spend, season.buyers),
+        everybody,
+        last_year,
+        (season.last_year_spend, season.last_year_buyers),
+        strict=True,
+    ):
+        if not (known > 0 and by_all > 0 and then > 0):
+            totals.append(None)
+            continue
+        share = known / by_all
+        since = known / before if before is not None and before > 0 else share
+        totals.append(then * float(np.sqrt(share * since)))
+    return totals[0], totals[1]
+
+
+def _season_factor(model: Model, unadjusted: Array, total: float) -> float:
+    """The factor stays within season_limit: beyond it the shop has changed, and last year is no
+    guide."""
+    predicted = float(unadjusted.sum())
+    if not (predicted > 0 and total > 0):
         return 1.0
     limit = model.config.season_limit
     return float(np.clip(total / predicted, 1 / limit, limit))
+
+
+def _with_mean(probability: Array, buyers: float) -> Array:
+    """The same order, and odds all moved by one factor so that so many are expected to buy."""
+    if not 0 < buyers < probability.size:
+        return probability
+    log_odds = logit(np.clip(probability, 1e-9, 1 - 1e-9))
+    move = brentq(lambda by: float(expit(log_odds + by).sum()) - buyers, -50, 50, xtol=1e-9)
+    return expit(log_odds + float(move))  # pyright: ignore[reportArgumentType]
+
+
+class _Histories(NamedTuple):
+    """What MBG/NBD says of a day's customers.
+
+    chance: (n,) of an order in the days that the trees learned. more_orders, more_chances: how many
+    times as many orders, and chances to order, the horizon holds; (n,) or one number for all.
+    """
+
+    chance: Array
+    more_orders: Array | float
+    more_chances: Array | float
+
+
+def _histories(model: Model, day: Frame, probability: Array) -> _Histories:
+    """Where MBG/NBD cannot be fitted the trees are believed, and orders go on at their rate."""
+    longer = model.horizon_days / model.learned_days
+    try:
+        few, many = btyd.expected_windows(day, (model.learned_days, model.horizon_days))
+    except ValueError:
+        return _Histories(probability, longer, longer)
+    if longer == 1:
+        return _Histories(few.chance, 1.0, 1.0)
+    return _Histories(
+        few.chance,
+        many.orders / few.orders,
+        np.log1p(-many.chance) / np.log1p(-few.chance),
+    )

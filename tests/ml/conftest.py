@@ -32,15 +32,18 @@ def features_as_of(orders: pd.DataFrame, day: date, first_day: date) -> pd.DataF
         order_gap_stddev_days=("age", "std"),
     )
     for n in (30, 90):
-        recent = before[age <= n].groupby("customer_id")["amount"].sum()
-        frame[f"spend_{n}d"] = recent.reindex(frame.index, fill_value=0.0)
+        recent = before[age <= n].groupby("customer_id")["amount"]
+        frame[f"spend_{n}d"] = recent.sum().reindex(frame.index, fill_value=0.0)
+        frame[f"orders_{n}d"] = recent.size().reindex(frame.index, fill_value=0)
     last_year = pd.Timestamp(day) - pd.Timedelta(days=365)
     if last_year >= pd.Timestamp(first_day):
         window = before["day"].between(last_year, last_year + pd.Timedelta(days=29))
-        spend = before[window].groupby("customer_id")["amount"].sum()
-        frame["spend_same_window_last_year_30d"] = spend.reindex(frame.index, fill_value=0.0)
+        then = before[window].groupby("customer_id")["amount"]
+        frame["spend_same_window_last_year_30d"] = then.sum().reindex(frame.index, fill_value=0.0)
+        frame["orders_same_window_last_year_30d"] = then.size().reindex(frame.index, fill_value=0)
     else:
         frame["spend_same_window_last_year_30d"] = np.nan
+        frame["orders_same_window_last_year_30d"] = np.nan
     frame["rfm_score"] = frame["frequency_orders"].rank() - frame["recency_days"].rank()
     frame["is_repeat_buyer"] = frame["frequency_orders"] > 1
     return frame.reset_index().assign(as_of_date=pd.Timestamp(day))

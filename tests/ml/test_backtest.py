@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,13 +19,22 @@ MODELS = {
 }
 
 
+@pytest.fixture(scope="module")
+def shop(shop):
+    """The labels also say who came into the top decile of their day."""
+    place = shop.labels.groupby("as_of_date")["spend"].rank(ascending=False, method="min")
+    customers = shop.labels.groupby("as_of_date")["spend"].transform("size")
+    best = (shop.labels["spend"] > 0) & ((place - 1) * 10 < customers)
+    return replace(shop, labels=shop.labels.assign(is_high_value=best))
+
+
 def judge(shop, origins=None, features=None, labels=None, **settings):
     return backtest.run(
         shop.features if features is None else features,
         shop.labels if labels is None else labels,
         shop.days[-4:] if origins is None else origins,
         shop.horizon_days,
-        **{"models": MODELS, "resamples": 30, **settings},
+        **{"models": MODELS, "baselines": BASELINES, "resamples": 30, **settings},
     )
 
 
@@ -48,7 +58,7 @@ def test_what_happens_on_or_after_the_origin_changes_no_prediction(judged, shop)
     open_labels = (shop.labels["as_of_date"] > opens).to_numpy()
     later = (shop.features["as_of_date"] > pd.Timestamp(origin)).to_numpy()
     labels, features = shop.labels.copy(), shop.features.copy()
-    what = ["spend", "orders", "is_purchased"]
+    what = ["spend", "orders", "is_purchased", "is_high_value"]
     labels.loc[open_labels, what] = (
         labels.loc[open_labels, what].sample(frac=1, random_state=0).to_numpy()
     )
@@ -67,7 +77,9 @@ def test_every_model_is_judged_on_the_same_customers_as_the_metrics_say(judged, 
     there = shop.labels[shop.labels["as_of_date"] == pd.Timestamp(newest.as_of_date)]
     there = there.set_index("customer_id").loc[newest.customer_id]
     assert (there["spend"].to_numpy() == newest.spend).all()
-    one = Judge(Outcome(newest.spend, newest.purchased), np.ones((len(newest.spend), 1)))
+    assert (there["is_high_value"].to_numpy() == newest.high_value).all()
+    outcome = Outcome(newest.spend, newest.purchased, newest.high_value)
+    one = Judge(outcome, np.ones((len(newest.spend), 1)))
     for name, prediction in newest.predictions.items():
         found = one.draws(prediction)
         for metric in DIRECTIONS:
@@ -124,7 +136,7 @@ def test_the_json_has_the_published_form_and_no_nan(judged, shop):
         set(said["pooled"]) == {*BASELINES, "lightgbm_hurdle"} == set(said["origins"][0]["models"])
     )
     metrics = said["origins"][0]["models"]["lightgbm_hurdle"]
-    for metric in DIRECTIONS:
+    for metric in DIRECTIONS.keys() - {"coverage", "interval_width"}:  # it gives no intervals
         assert metrics[f"{metric}_low"] <= metrics[f"{metric}_high"]
     assert said["pooled"]["rfm_score"]["sum_ratio"] is None
     confusion = said["origins"][0]["confusion"]
@@ -135,6 +147,31 @@ def test_the_json_has_the_published_form_and_no_nan(judged, shop):
     called = counts["true_positives"] + counts["false_positives"]
     assert metrics["precision"] == pytest.approx(counts["true_positives"] / called)
     assert said["origins"][0]["customers"] == judged.origins[0].customers > 300
+
+
+def test_every_model_is_asked_who_will_be_of_high_value(judged):
+    origin = json.loads(json.dumps(judged.to_json()))["origins"][0]
+    assert set(origin["confusion_high_value"]) == {*BASELINES, "lightgbm_hurdle"}
+    tenth = math.ceil(origin["customers"] / 10)
+    for name, counts in origin["confusion_high_value"].items():
+        metrics = origin["models"][name]
+        assert set(counts) == set(CONFUSION)
+        assert sum(counts.values()) == pytest.approx(origin["customers"])
+        assert counts["true_positives"] + counts["false_positives"] == pytest.approx(tenth)
+        precision = counts["true_positives"] / tenth
+        assert metrics["precision_high_value"] == pytest.approx(precision), name
+    assert origin["models"]["mean"]["auroc_high_value"] == 0.5
+    assert origin["models"]["spend_rate"]["auroc_high_value"] > 0.7
+
+
+def test_without_the_label_nobody_is_asked_for_high_value(shop):
+    unasked = judge(shop, shop.days[-1:], labels=shop.labels.drop(columns="is_high_value"))
+    origin = unasked.to_json()["origins"][0]
+    assert origin["confusion_high_value"] == {}
+    assert origin["models"]["lightgbm_hurdle"]["auroc_high_value"] is None
+    for figure in (figures.roc, figures.confusion):
+        with pytest.raises(ValueError, match="is_high_value is missing"):
+            figure(unasked, ["lightgbm_hurdle"])
 
 
 def test_progress_names_every_origin_and_model(shop):
@@ -151,8 +188,42 @@ def test_days_and_labels_that_are_missing_are_named(shop):
         judge(shop, [shop.days[0]])
     with pytest.raises(ValueError, match="have features and no label"):
         judge(shop, labels=shop.labels.iloc[1:])
-    with pytest.raises(ValueError, match="other horizons"):
+    with pytest.raises(ValueError, match="no label of 30 days"):
         judge(shop, labels=shop.labels.assign(horizon_days=90))
+
+
+def test_a_baseline_that_cannot_be_had_is_left_out_everywhere_and_says_why(shop):
+    second = pd.Timestamp(shop.days[-3])
+
+    def predict(model, frame):
+        if (frame["as_of_date"] == second).any():
+            raise ValueError("no maximum on 12 customers")
+        return BASELINES["mean"].predict(1.0, frame)
+
+    moody = Estimator(BASELINES["mean"].fit, predict)
+    judged = judge(shop, baselines={"mean": BASELINES["mean"], "moody": moody})
+    assert judged.left_out == {"moody": f"at {shop.days[-3]}: no maximum on 12 customers"}
+    boards = [judged.pooled, *(origin.models for origin in judged.origins)]
+    assert all(set(board) == {"mean", "lightgbm_hurdle"} for board in boards)
+    with pytest.raises(ValueError, match="no maximum"):
+        judge(shop, models={"moody": moody}, baselines={})
+
+
+def test_shorter_windows_can_be_learned_from(shop):
+    """Judged on 60 days, of which the training days know the first 30."""
+    origin = shop.days[-3]
+    of_origin = shop.labels[shop.labels["as_of_date"] == pd.Timestamp(origin)]
+    later = of_origin.assign(horizon_days=60, spend=of_origin["spend"] * 1.7)
+    labels = pd.concat([shop.labels, later])
+    judged = judge(replace(shop, horizon_days=60), [origin], labels=labels, learned_days=30)
+    assert (judged.horizon_days, judged.learned_days) == (60, 30)
+    mean = judged.newest.predictions["mean"].expected_spend[0]
+    learned = labels[
+        (labels["horizon_days"] == 30)
+        & labels["as_of_date"].isin(pd.to_datetime(list(judged.origins[0].training_cutoffs)))
+    ]
+    assert mean == pytest.approx(2 * learned["spend"].mean())
+    assert judged.newest.spend.sum() == pytest.approx(later["spend"].sum())
 
 
 def test_the_figures_show_the_newest_origin(judged):
@@ -170,3 +241,23 @@ def test_the_figures_show_the_newest_origin(judged):
     assert shown[::-1] == list(lightgbm_hurdle.importance(model)["feature"][:3])
     with pytest.raises(ValueError, match="only ranks"):
         figures.calibration(judged, "rfm_score")
+
+
+def test_the_figures_of_high_value_show_what_the_scoreboard_says(judged):
+    names = ["lightgbm_hurdle", "order_count"]  # many customers have equal counts
+    newest = judged.origins[-1]
+    lines = figures.roc(judged, names).axes[0].get_lines()
+    for name, curve, called in zip(names, lines[::2], lines[1::2], strict=False):
+        auroc = newest.models[name]["auroc_high_value"]
+        assert np.trapezoid(*curve.get_data()[::-1]) == pytest.approx(auroc)
+        assert curve.get_label() == f"{name}, AUROC {auroc:.3f}"
+        recall = newest.models[name]["recall_high_value"]
+        assert called.get_ydata()[0] == pytest.approx(recall)
+    panels = figures.confusion(judged, names * 3).axes
+    assert [panel.get_visible() for panel in panels] == [True] * 6 + [False] * 2
+    for name, panel in zip(names, panels, strict=False):
+        assert panel.get_title() == name
+        counts = newest.confusion_high_value[name]
+        first, *_, last = (text.get_text().split("\n")[0] for text in panel.texts)
+        assert first == f"{counts['true_positives']:,.0f}"
+        assert last == f"{counts['true_negatives']:,.0f}"

@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 
-from ml import lightgbm_hurdle
+from ml import btyd, lightgbm_hurdle
 from ml.lightgbm_hurdle import Config, fit, predict
 
 CONFIG = Config(rounds=40, min_data_in_leaf=20)
@@ -20,7 +21,15 @@ def split(shop, test_place=-1):
 
 
 def out_of_season(model, frame):
-    return predict(replace(model, last_year_column=None), frame).expected_spend
+    return predict(replace(model, season=None), frame).expected_spend
+
+
+def total_by_hand(season, frame):
+    """Last year's window, times the share of it that is owed to known customers, times the root of
+    what the shop has grown by."""
+    share = season.spend / frame["spend_30d"].sum()
+    growth = season.spend / season.last_year_spend / share
+    return frame["spend_same_window_last_year_30d"].sum() * share * growth**0.5
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +44,7 @@ def test_expected_spend_is_probability_times_amount_calibrated_and_in_season(fit
     by_hand = model.purchase.predict(values) * model.amount.predict(values)
     by_hand *= model.calibration
     assert out_of_season(model, test) == pytest.approx(by_hand)
-    last_year = test["spend_same_window_last_year_30d"].sum()
-    by_hand *= model.growth * last_year / by_hand.sum()
+    by_hand *= total_by_hand(model.season, test) / by_hand.sum()
     assert predict(model, test).expected_spend == pytest.approx(by_hand)
 
 
@@ -68,7 +76,7 @@ def test_the_same_seed_gives_the_same_model_to_the_bit_whatever_the_order_of_the
     again = fit(train.iloc[order], labels.iloc[order], shop.horizon_days, CONFIG)
     assert again.purchase.model_to_string() == model.purchase.model_to_string()
     assert again.amount.model_to_string() == model.amount.model_to_string()
-    assert (again.calibration, again.growth) == (model.calibration, model.growth)
+    assert (again.calibration, again.season) == (model.calibration, model.season)
     other = fit(train, labels, shop.horizon_days, replace(CONFIG, seed=1))
     assert other.amount.model_to_string() != model.amount.model_to_string()
 
@@ -85,7 +93,7 @@ def test_files_give_back_the_same_predictions_to_the_bit(fitted, tmp_path):
     assert (before.purchase_probability == after.purchase_probability).all()
     served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
     assert (served["expected_spend"] == before.expected_spend).all()
-    assert back.config == model.config
+    assert (back.config, back.season) == (model.config, model.season)
 
 
 def test_files_that_do_not_belong_together_are_refused(fitted, tmp_path):
@@ -106,22 +114,41 @@ def test_a_missing_column_is_refused_by_name_and_a_new_one_ignored(fitted):
     assert (predict(model, widened).score == predict(model, test).score).all()
 
 
-def test_the_total_follows_last_year_and_its_growth(fitted):
+def test_the_total_follows_last_year_its_known_customers_and_half_of_the_growth(fitted):
     model, _, _, test, _ = fitted
-    grown = replace(model, growth=0.8)
-    last_year = test["spend_same_window_last_year_30d"].sum()
-    assert predict(grown, test).expected_spend.sum() == pytest.approx(0.8 * last_year)
-    halved = test.assign(spend_same_window_last_year_30d=last_year / len(test) / 2)
-    total = predict(grown, halved).expected_spend.sum()
-    assert 1 / 3 < total / out_of_season(grown, halved).sum() < 3
-    assert total == pytest.approx(0.8 * last_year / 2)
+    season = replace(model.season, spend=900.0, last_year_spend=1000.0)
+    then = 3000 / len(test)
+    told = test.assign(spend_30d=1000 / len(test), spend_same_window_last_year_30d=then)
+    loose = replace(model, season=season, config=replace(model.config, season_limit=1e6))
+    # 90 % of the newest window came from known customers, and it held .9 of its last year.
+    assert predict(loose, told).expected_spend.sum() == pytest.approx(3000 * 0.9)
+    grown = replace(loose, season=replace(season, last_year_spend=250.0))
+    assert predict(grown, told).expected_spend.sum() == pytest.approx(3000 * 0.9 * 4**0.5)
+    # A shop in its first year has no growth to tell of.
+    young = replace(loose, season=replace(season, last_year_spend=None))
+    assert predict(young, told).expected_spend.sum() == pytest.approx(3000 * 0.9)
 
 
-def test_growth_is_that_of_the_latest_closed_window(fitted):
+def test_as_many_are_expected_to_buy_as_last_year_says(fitted):
+    model, _, _, test, _ = fitted
+    season = replace(model.season, buyers=80.0, last_year_buyers=100.0)
+    some = np.arange(len(test)) < 100
+    told = test.assign(orders_30d=some * 1, orders_same_window_last_year_30d=some[::-1] * 2)
+    found = predict(replace(model, season=season), told).purchase_probability
+    assert found.sum() == pytest.approx(100 * 0.8)
+    unmoved = predict(replace(model, season=None), told).purchase_probability
+    assert (np.argsort(found) == np.argsort(unmoved)).all()
+
+
+def test_the_season_is_that_of_the_newest_closed_window(fitted):
     model, train, labels, *_ = fitted
-    latest = (train["as_of_date"] == train["as_of_date"].max()).to_numpy()
-    last_year = train["spend_same_window_last_year_30d"][latest].sum()
-    assert model.growth == pytest.approx(labels["spend"][latest].sum() / last_year)
+    newest = (train["as_of_date"] == train["as_of_date"].max()).to_numpy()
+    last_year = train[newest]["spend_same_window_last_year_30d"].sum()
+    season = model.season
+    assert season.window_days == 30
+    assert season.spend == pytest.approx(labels["spend"][newest].sum())
+    assert season.buyers == labels["is_purchased"][newest].sum()
+    assert season.last_year_spend == pytest.approx(last_year)
 
 
 def test_a_season_never_goes_past_its_limit(fitted):
@@ -130,7 +157,37 @@ def test_a_season_never_goes_past_its_limit(fitted):
     for last_year, factor in ((1e9, limit), (1e-9, 1 / limit), (np.nan, 1.0)):
         changed = test.assign(spend_same_window_last_year_30d=last_year)
         expected = predict(model, changed).expected_spend
-        assert (expected == out_of_season(model, changed) * factor).all()
+        assert expected == pytest.approx(out_of_season(model, changed) * factor, rel=1e-12)
+
+
+def test_who_buys_is_asked_of_the_histories_too(fitted):
+    """A customer is expected to buy as the trees say, and, by a quarter, as MBG/NBD does."""
+    model, _, _, test, _ = fitted
+    rng = np.random.default_rng(3)
+    gap = rng.gamma(4, 8, len(test))
+    told = test.assign(
+        order_gap_mean_days=np.where(test["frequency_orders"] > 1, gap, np.nan),
+        average_order_value=20.0,
+        first_order_value=20.0,
+    )
+    unseasoned = replace(model, season=None)
+    trees = predict(unseasoned, test).purchase_probability
+    both = predict(unseasoned, told).purchase_probability
+    chance = btyd.expected_windows(told, [30])[0].chance
+    assert both.sum() == pytest.approx(trees.sum())
+    odds = logit(both) - logit(trees**0.75 * chance**0.25)
+    assert odds == pytest.approx(odds[0], abs=1e-6)
+
+
+def test_a_shorter_window_that_was_learned_is_stretched_to_the_horizon(shop):
+    train, labels, test, _ = split(shop)
+    short = fit(train, labels, 30, CONFIG)
+    long = fit(train, labels.assign(horizon_days=30), 90, CONFIG)
+    assert (long.horizon_days, long.learned_days) == (90, 30)
+    # These customers' gaps are not told, so that orders go on at the rate of the shorter window.
+    few, many = (predict(replace(m, season=None), test) for m in (short, long))
+    assert many.expected_spend == pytest.approx(3 * few.expected_spend)
+    assert many.purchase_probability == pytest.approx(1 - (1 - few.purchase_probability) ** 3)
 
 
 def test_the_season_is_the_same_for_every_customer_of_a_day(fitted):

@@ -1,7 +1,9 @@
 """Training and scoring on a real warehouse and a real MLflow: what is kept, promoted, refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -10,7 +12,7 @@ import psycopg
 import pytest
 import simulated
 
-from ml import pipelines
+from ml import lightgbm_hurdle, pipelines, promotion, reasons
 from warehouse import building
 from warehouse.settings import Settings, TierhouseError, WrongUsage
 
@@ -35,7 +37,7 @@ def train(shop, urls) -> Callable[..., pipelines.Trained]:
             urls,
             day,
             max_age_days,
-            build=lambda days: building.build(urls, days, shop.home),
+            build=lambda days, horizon: building.build(urls, days, shop.home, horizon_days=horizon),
             say=lambda what: None,
         )
 
@@ -43,9 +45,17 @@ def train(shop, urls) -> Callable[..., pipelines.Trained]:
 
 
 @pytest.fixture(scope="module")
-def trained(train) -> pipelines.Trained:
+def refused(train) -> pipelines.Trained:
+    """The first training. This shop's customers order at random: there is nothing to learn."""
     yield train(DAY)
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def trained(refused, shop, urls) -> pipelines.Trained:
+    """What was trained is the champion, by hand."""
+    pipelines.promote(shop, urls, "1")
+    return refused
 
 
 def champion() -> str:
@@ -72,9 +82,56 @@ def test_a_history_too_short_to_judge_a_model_is_wrong_usage_and_registers_nothi
     assert versions() == 0
 
 
-def test_what_training_made_is_the_champion_and_says_what_it_knows(trained, shop):
+def decisions(urls) -> list[tuple]:
+    with psycopg.connect(urls.warehouse) as connection:
+        return connection.execute(
+            "select verdict, model_version, champion_before, as_of_date, reasons, numbers "
+            "from ops.promotions order by promotion_id"
+        ).fetchall()
+
+
+def verdict_of(version: str) -> tuple[str, str]:
+    """The tag and the note."""
+    found = mlflow.MlflowClient().get_model_version(pipelines.REGISTERED, version)
+    note = mlflow.artifacts.load_text(f"runs:/{found.run_id}/verdict.md")
+    return found.tags["verdict"], note
+
+
+def test_a_refused_model_is_registered_without_the_alias_and_its_verdict_is_kept(
+    refused, shop, urls
+):
+    assert not refused.has_champion
+    assert "The gate refused it" in refused.message
+    assert "`tierhouse promote 1`" in refused.message
+    ((verdict, version, before, day, why, numbers),) = decisions(urls)
+    assert (verdict, version, before, day) == ("refused", "1", None, DAY)
+    assert why in refused.message
+    metrics = refused.backtest.pooled[pipelines.MODEL]
+    gini = numbers["metrics"]["normalized_gini"]
+    assert gini["challenger"] == metrics["normalized_gini"]
+    assert gini["baseline"] > 0
+    assert sum(tier["realised_share"] for tier in numbers["tiers"]) == pytest.approx(1)
+    tag, note = verdict_of("1")
+    assert tag == "refused"
+    assert why in note
+    with pytest.raises(mlflow.MlflowException):
+        champion()
+    with pytest.raises(WrongUsage, match=r"no champion to go back from.* 1 \(as of"):
+        pipelines.rollback(shop, urls)
+
+
+def test_a_version_that_is_not_there_is_wrong_usage_with_what_there_is(refused, shop, urls):
+    for version in ("77", "latest"):
+        with pytest.raises(WrongUsage, match=rf"no version {version} .* 1 \(as of {DAY}\)"):
+            pipelines.promote(shop, urls, version)
+
+
+def test_what_a_person_promotes_is_the_champion_and_says_what_it_knows(trained, shop, urls):
     assert trained.backtest is not None
-    assert "is the champion" in trained.message
+    assert champion() == "1"
+    assert decisions(urls)[1] == ("promoted", "1", None, DAY, "by hand", {})
+    assert "nothing changed" in pipelines.promote(shop, urls, "1")
+    assert len(decisions(urls)) == 2
     version = mlflow.MlflowClient().get_model_version_by_alias(
         pipelines.REGISTERED, pipelines.ALIAS
     )
@@ -85,6 +142,16 @@ def test_what_training_made_is_the_champion_and_says_what_it_knows(trained, shop
     assert run.inputs.dataset_inputs[0].dataset.digest
     pooled = trained.backtest.pooled[pipelines.MODEL]
     assert run.data.metrics["normalized_gini"] == pytest.approx(pooled["normalized_gini"])
+
+
+def test_training_shows_what_the_model_looks_at(trained):
+    version = mlflow.MlflowClient().get_model_version_by_alias(
+        pipelines.REGISTERED, pipelines.ALIAS
+    )
+    logged = mlflow.MlflowClient().list_artifacts(version.run_id, "figures")
+    assert {file.path.removeprefix("figures/") for file in logged if file.file_size} >= {
+        "feature_importance.png", "reasons_importance.png", "dependence.png",
+    }  # fmt: skip
 
 
 def test_training_needs_no_git(shop, monkeypatch):
@@ -173,9 +240,62 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     assert version in said
 
 
+def test_everybody_has_the_reasons_that_the_champions_own_trees_give(
+    trained, shop, urls, monkeypatch
+):
+    """Found part by part, they are those of the whole day."""
+    building.build(urls, [DAY], shop.home)
+    monkeypatch.setattr(reasons, "ROWS_AT_ONCE", 30)
+    pipelines.score(shop, urls, DAY, lambda what: None)
+    monkeypatch.undo()
+    with psycopg.connect(urls.warehouse) as connection:
+        stored = dict(
+            connection.execute("select customer_id, reasons from scores.customer_scores").fetchall()
+        )
+    frame = pipelines._read_days(urls, [DAY])
+    files = Path(mlflow.artifacts.download_artifacts(MODEL))
+    model = lightgbm_hurdle.from_files(files / "data" / "model")
+    families = reasons.read_families()
+    found = reasons.top_reasons(frame, reasons.effects(model, frame, families), families)
+    expected = pd.DataFrame({
+        "customer_id": np.repeat(frame["customer_id"], np.diff(found.offsets)),
+        "reason": found.family, "en": found.text_en, "zh": found.text_zh,
+        "effect": found.effect,
+    })  # fmt: skip
+
+    assert stored.keys() == set(frame["customer_id"])
+    assert len(frame) > 60
+    assert max(len(why) for why in stored.values()) == 3
+    rows = [
+        (customer, why["reason"], why["en"], why["zh"], why["effect"])
+        for customer in frame["customer_id"]
+        for why in stored[customer]
+    ]
+    columns = list(zip(*rows, strict=True))
+    for place, name in enumerate(("customer_id", "reason", "en", "zh")):
+        assert list(columns[place]) == list(expected[name])
+    np.testing.assert_allclose(columns[4], expected["effect"], rtol=1e-3)
+
+
+def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(trained, shop, urls):
+    building.build(urls, [DAY], shop.home)
+    texts = pipelines._texts_of(reasons.read_families())
+    with psycopg.connect(urls.warehouse, autocommit=True) as connection:
+        for name in ("Tea", None):  # this shop has no categories
+            connection.execute(
+                "update features.feat_customer_behaviour set top_category = %s", [name]
+            )
+            frame = pipelines._read_days(urls, [DAY], [*texts, "not_there"])
+            assert frame["top_category"].fillna("").eq(name or "").all()
+    assert list(frame.drop(columns=texts)) == list(pipelines._read_days(urls, [DAY]))
+
+
 def test_scoring_again_writes_the_same_rows(trained, shop, urls):
     building.build(urls, [DAY], shop.home)
-    query = "select * from scores.customer_tiers order by version_id, customer_id"
+    query = (
+        "select tiers, reasons from scores.customer_tiers as tiers "
+        "join scores.customer_scores using (version_id, customer_id) order by 1"
+    )
     found = []
     for _ in range(2):
         pipelines.score(shop, urls, DAY, lambda what: None)
@@ -200,7 +320,7 @@ def test_a_stale_champion_one_of_a_later_day_or_no_age_at_all_means_training(
     class Builds(Exception):
         pass
 
-    def build(days):
+    def build(days, horizon):
         raise Builds
 
     day = DAY + timedelta(days=days_later)
@@ -208,11 +328,62 @@ def test_a_stale_champion_one_of_a_later_day_or_no_age_at_all_means_training(
         pipelines.train(shop, urls, day, max_age_days, build=build, say=lambda what: None)
 
 
-def test_a_model_of_an_earlier_day_is_registered_and_does_not_become_champion(trained, train):
+def test_a_model_of_an_earlier_day_is_registered_and_does_not_become_champion(trained, train, urls):
     before = champion(), versions()
     earlier = train(DAY - timedelta(days=30))
-    assert "stays champion" in earlier.message
+    assert earlier.has_champion
+    assert "Version 1 stays champion" in earlier.message
     assert (champion(), versions()) == (before[0], before[1] + 1)
+    verdict, version, standing, _, why, numbers = decisions(urls)[-1]
+    assert (verdict, version, standing) == ("refused", "2", "1")
+    assert f"knows more, up to {DAY}" in why
+    assert set(numbers["champion_judged"].values()) == {"refit"}
+    gini = numbers["metrics"]["normalized_gini"]
+    assert gini["champion"] == gini["challenger"]
+    assert gini["gain_over_champion_low"] == gini["gain_over_champion_high"] == 0
+
+
+def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, train, shop, urls):
+    client = mlflow.MlflowClient()
+    if versions() == 1:
+        train(DAY - timedelta(days=30))
+    standing = client.get_model_version(pipelines.REGISTERED, "1")
+    passed = promotion.Verdict((), {"metrics": {}, "tiers": []})
+    said = pipelines._promote(urls, "2", DAY, standing, passed)
+    assert said == (" and is the champion.", True)
+    assert champion() == "2"
+    assert verdict_of("2")[0] == "promoted"
+    assert decisions(urls)[-1][:3] == ("promoted", "2", "1")
+
+    # Judged against version 1, which is the champion no longer.
+    said, has_champion = pipelines._promote(urls, "1", DAY, standing, passed)
+    assert has_champion
+    assert "Version 2 stays champion" in said
+    assert champion() == "2"
+
+    assert "Version 1 " in pipelines.rollback(shop, urls)
+    assert champion() == "1"
+    assert decisions(urls)[-1][:3] == ("rolled back", "1", "2")
+    with pytest.raises(WrongUsage, match="Version 1 is the first champion"):
+        pipelines.rollback(shop, urls)
+    assert champion() == "1"
+
+
+def test_a_champion_of_other_settings_is_fitted_anew_for_every_window(trained, urls):
+    """The stored champion beside a challenger that only says that its settings are others."""
+    version = mlflow.MlflowClient().get_model_version(pipelines.REGISTERED, "1")
+    stored = pipelines._readable(version)
+    other = replace(stored, config=replace(stored.config, seed=stored.config.seed + 1))
+    judged = trained.backtest
+    days = {o.as_of_date for o in judged.origins}.union(
+        *(o.training_cutoffs for o in judged.origins)
+    )
+    frame, labels = pipelines._read_closed(urls, sorted(days), 30)
+    found = pipelines._judge_champion(version, other, judged, frame, labels, lambda what: None)
+    assert found.version == "1"
+    own = judged.pooled[pipelines.MODEL]
+    assert found.metrics["normalized_gini"] == own["normalized_gini"]
+    assert found.gain["normalized_gini_gain_low"] == 0
 
 
 def test_a_day_before_the_champion_was_trained_is_refused(trained, shop, urls):
