@@ -409,12 +409,42 @@ def train(
             urls,
             _day(as_of),
             max_age_days,
-            build=lambda days: _build(settings, urls, days, status),
+            build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
             say=status.update,
         )
     if outcome.backtest is not None:
         console.print(terminal.scoreboard(outcome.backtest.to_json()))
+    if not outcome.has_champion:
+        raise Refused(outcome.message)
     _say(outcome.message)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Of the registered model.")],
+) -> None:
+    """Make a version the champion by hand, whatever the gate said of it.
+
+    Example: `tierhouse promote 3`
+    """
+    from ml import pipelines
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    _say(pipelines.promote(settings, open_warehouse(settings), version))
+
+
+@app.command()
+def rollback() -> None:
+    """Make the version the champion that was it before.
+
+    Example: `tierhouse rollback`
+    """
+    from ml import pipelines
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    _say(pipelines.rollback(settings, open_warehouse(settings)))
 
 
 @app.command()
@@ -447,15 +477,27 @@ def publish(as_of: AsOf) -> None:
 @app.command()
 def backtest(
     origins: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="DAY[,DAY…]", help="The days to predict from, such as 2017-09-01."),
-    ],
-    horizon: Annotated[int, typer.Option(help="Days predicted; a horizon the labels have.")] = 90,
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of", metavar="DAY", help="Instead: the four newest that were closed by this day."
+        ),
+    ] = None,
+    horizon: Annotated[int, typer.Option(min=1, help="Days predicted.")] = 90,
+    models: Annotated[
+        str,
+        typer.Option(metavar="NAME[,NAME…]", help="Judge only these models and baselines."),
+    ] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every metric there too.")
     ] = None,
 ) -> None:
     """Judge the models beside the baselines on past days, on the shop that is loaded.
+
+    The scoreboard, its figures and every candidate's metrics are kept in MLflow.
 
     Example: `tierhouse backtest --origins 2017-09-01,2017-10-01 --horizon 90`
     """
@@ -463,17 +505,26 @@ def backtest(
     from serving import terminal
     from warehouse.connections import open_warehouse
 
-    days = _days(origins)
+    if (origins is None) == (as_of is None):
+        raise WrongUsage(
+            "`tierhouse backtest` needs either the days to predict from (--origins "
+            "2017-09-01,2017-10-01) or a day by which their windows were closed (--as-of "
+            "2018-01-01)."
+        )
+    days = [] if origins is None else _days(origins)
+    until = None if as_of is None else _day(as_of)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise WrongUsage(f"There is no folder {json_file.absolute().parent} to write into.")
     settings = read_settings()
     urls = open_warehouse(settings)
     with console.status("Reading the history") as status:
         judged = pipelines.backtest(
+            settings,
             urls,
-            days,
+            days if until is None else pipelines.newest_origins(urls, until, horizon),
             horizon,
-            build=lambda needed: _build(settings, urls, needed, status),
+            [name.strip() for name in models.split(",") if name.strip()],
+            build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
             say=status.update,
         ).to_json()
     console.print(terminal.scoreboard(judged))
@@ -743,6 +794,7 @@ def _build(
     days: Sequence[date],
     status: Status | None = None,
     target: Target = Target.postgres,
+    horizon_days: int | None = None,
 ) -> None:
     from warehouse import building
 
@@ -760,7 +812,7 @@ def _build(
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name[:40], completed=done, total=total)
 
-        nodes = building.build(urls, days, settings.home, target, show)
+        nodes = building.build(urls, days, settings.home, target, show, horizon_days)
     listed = str(days[0]) if len(days) == 1 else f"{len(days)} days, {min(days)} to {max(days)}"
     _say(f"Built {listed}: {nodes} models and tests hold.")
     if status is not None:

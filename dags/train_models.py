@@ -3,8 +3,9 @@
 customer_features -> tierhouse train (earlier days, backtest, refit, register) -> champion_model
 A champion younger than seven days, counted at the as-of day, is kept and training ends at once:
 scoring can wait for this DAG every day and never needs a clock of its own.
-When training is red: the old champion stays. The run in MLflow that carries this DAG run as a tag
-holds the evidence; clear the task when the cause is mended.
+A model that the gate refuses is kept without the alias, and the old champion stays: ops.promotions
+says why. When training is red there may be no champion at all (exit code 3): read verdict.md in the
+run in MLflow that carries this DAG run as a tag; mend the cause, or `tierhouse promote VERSION`.
 """
 
 from airflow.sdk import Param, PartitionedAssetTimetable, dag

@@ -104,6 +104,13 @@ def scoreboard(judged: Mapping[str, Any]) -> Table:
         f"Origins: {', '.join(origins)}. Gini: normalised; top 10 %: share of revenue they "
         f"brought; Σ ratio: all predicted over all actual."
     )
+    if (learned := judged.get("learned_days", judged["horizon_days"])) != judged["horizon_days"]:
+        table.caption += (
+            f" No window of {judged['horizon_days']} days had closed by then: learned from windows "
+            f"of {learned} days."
+        )
+    for name, why in judged.get("left_out", {}).items():
+        table.caption += f" Left out: {name}, {escape(why)}."
     for name, metrics in models.items():
         gains = []
         for metric in ("normalized_gini", "capture_top10", "spearman", "auroc_active"):

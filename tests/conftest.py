@@ -34,7 +34,12 @@ def server(tmp_path_factory) -> Iterator[str]:
         return
     settings = Settings(home=tmp_path_factory.mktemp("server"))
     port = embedded.start(settings)
-    yield embedded.url(settings, port, embedded.SUPERUSER, "postgres")
+    url = embedded.url(settings, port, embedded.SUPERUSER, "postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        for safety in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"alter system set {safety} = off")
+        connection.execute("select pg_reload_conf()")  # no test cuts the power
+    yield url
     embedded.stop(settings)
     shutil.rmtree((settings.home / "postgres").resolve())
 

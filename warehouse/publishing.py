@@ -63,7 +63,8 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
 
     The version that analysts read is not written again, as its inputs are the same: then False.
 
-    `scores`: customer_id, horizon_days, expected_spend, purchase_probability.
+    `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a
+    JSON list, see schema.sql).
     `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
     """
     constants: dict[str, Any] = {
@@ -98,6 +99,9 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             ("customer_tiers", tiers, ("policy_version",)),
         ):
             names = ", ".join(rows.column_names)
+            values = ", ".join(
+                f"{name}::jsonb" if name == "reasons" else name for name in rows.column_names
+            )
             cursor.adbc_ingest(f"incoming_{table}", rows, mode="create", temporary=True)
             cursor.execute(
                 f"delete from scores.{table} where version_id = $1", (version.version_id,)
@@ -105,7 +109,7 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             given = ("version_id", "as_of_date", *extra)
             cursor.execute(
                 f"insert into scores.{table} ({names}, {', '.join(given)}) "
-                f"select {names}, $1, $2::date"
+                f"select {values}, $1, $2::date"
                 + "".join(f", ${place}" for place in range(3, 3 + len(extra)))
                 + f" from pg_temp.incoming_{table} order by customer_id",
                 tuple(constants[name] for name in given),

@@ -203,6 +203,10 @@ create table if not exists scores.customer_scores (
     primary key (version_id, customer_id, horizon_days)
 );
 
+-- Why, strongest first: [{"reason": family, "effect": factor, "en": text, "zh": text}, …]. Null
+-- where the row is from before reasons were kept.
+alter table scores.customer_scores add column if not exists reasons jsonb;
+
 create table if not exists scores.customer_tiers (
     version_id text not null references ops.versions,
     as_of_date date not null,
@@ -242,6 +246,20 @@ create table if not exists scores.model_metrics (
     unique nulls not distinct (model_name, model_version, candidate, as_of_date, metric)
 );
 
+-- What became of every trained version, and every move of the champion by hand. as_of_date: what the
+-- version knows. numbers: what the gate looked at. Promoted and rolled back is who was champion.
+create table if not exists ops.promotions (
+    promotion_id bigint generated always as identity primary key,
+    as_of_date date not null,
+    model_name text not null,
+    model_version text not null,
+    champion_before text,
+    verdict text not null check (verdict in ('promoted', 'refused', 'rolled back')),
+    reasons text not null,
+    numbers jsonb not null,
+    decided_at timestamptz not null default clock_timestamp()
+);
+
 create table if not exists ops.published (
     only_row boolean primary key default true check (only_row),
     version_id text not null references ops.versions,
@@ -267,7 +285,23 @@ select
     versions.model_name,
     versions.model_version,
     customer_tiers.policy_version,
-    published.published_at
+    published.published_at,
+    (
+        select
+            string_agg(
+                case when (said ->> 'effect')::float8 > 1 then U&'\2191 ' else U&'\2193 ' end
+                || (said ->> 'en'), U&' \00B7 ' order by place
+            )
+        from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
+    ) as reasons_en,
+    (
+        select
+            string_agg(
+                case when (said ->> 'effect')::float8 > 1 then U&'\2191 ' else U&'\2193 ' end
+                || (said ->> 'zh'), U&' \00B7 ' order by place
+            )
+        from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
+    ) as reasons_zh
 from ops.published as published
 inner join ops.versions as versions using (version_id)
 inner join scores.customer_tiers as customer_tiers using (version_id)
@@ -275,6 +309,22 @@ inner join scores.customer_scores as customer_scores
     on customer_scores.version_id = customer_tiers.version_id
     and customer_scores.customer_id = customer_tiers.customer_id
     and customer_scores.horizon_days = versions.horizon_days;
+
+create or replace view analytics.customer_reasons as
+select
+    customer_scores.customer_id,
+    reasons.place::integer as reason_rank,
+    reasons.said ->> 'reason' as reason,
+    (reasons.said ->> 'effect')::float8 as effect,
+    reasons.said ->> 'en' as text_en,
+    reasons.said ->> 'zh' as text_zh,
+    customer_scores.as_of_date,
+    customer_scores.horizon_days
+from ops.published as published
+inner join ops.versions as versions using (version_id)
+inner join scores.customer_scores as customer_scores using (version_id, horizon_days)
+cross join lateral
+    jsonb_array_elements(customer_scores.reasons) with ordinality as reasons (said, place);
 
 create or replace view analytics.tier_summary as
 select
@@ -335,6 +385,15 @@ comment on column analytics.customer_tiers.expected_spend is
     'Expected net spend in the horizon_days after as_of_date, in the reporting currency.';
 comment on column analytics.customer_tiers.purchase_probability is
     'Probability of at least one order in the horizon_days after as_of_date.';
+comment on column analytics.customer_tiers.reasons_en is
+    'What moves the expected spend of this customer most, strongest first: an arrow up raises it, '
+    'an arrow down lowers it. reasons_zh says the same in Chinese.';
+comment on view analytics.customer_reasons is
+    'One row per customer of the published day and reason, at most three; reason_rank 1 is the '
+    'strongest.';
+comment on column analytics.customer_reasons.effect is
+    'Factor on expected spend, to first order, against the average customer that the model '
+    'learned from: 1.25 is a quarter more.';
 comment on view analytics.tier_summary is
     'One row per tier of the published day. evaluated_* columns: the newest window that is '
     'closed, scored by a model that had not seen it.';

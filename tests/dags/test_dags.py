@@ -176,7 +176,9 @@ def before(dag, task):
 
 def test_the_dags_import_cleanly_and_the_shared_module_is_none_of_them(seen):
     assert seen["errors"] == {}
-    assert set(seen["dags"]) == {"load_shop", "build_features", "train_models", "score_customers"}
+    assert set(seen["dags"]) == {
+        "load_shop", "build_features", "train_models", "score_customers", "backtest_models",
+    }  # fmt: skip
 
 
 def test_parsing_loads_nothing_heavy_and_nothing_of_ours(seen):
@@ -192,6 +194,7 @@ def test_every_dag_has_tags_and_a_run_book(dags):
 def test_a_day_that_waits_for_its_files_holds_up_no_other_day_but_all_else_is_done_in_turn(dags):
     assert {name: dag["max_active_runs"] for name, dag in dags.items()} == {
         "load_shop": 16, "build_features": 1, "train_models": 1, "score_customers": 1,
+        "backtest_models": 1,
     }  # fmt: skip
     assert dags["load_shop"]["tasks"]["load"]["at_once"] == 1
 
@@ -209,6 +212,7 @@ def test_the_asset_graph_is_exactly_this(dags):
         "build_features": (["raw_orders"], {"gate": ["customer_features"]}),
         "train_models": (["customer_features"], {"train": ["champion_model"]}),
         "score_customers": (["champion_model"], {"publish": ["customer_tiers"]}),
+        "backtest_models": ([], {}),
     }
 
 

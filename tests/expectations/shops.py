@@ -314,6 +314,8 @@ def open_shop(connection: psycopg.Connection, lines: Iterator[tuple], is_online:
                 copy.write_row((*line, row, None))
         if is_online:
             connection.execute(ENGAGEMENT)
+        for table in ("order_lines", "events", "reviews", "campaign_contacts"):
+            connection.execute(f"create index on raw.{table} (customer_id); analyze raw.{table}")
         connection.execute(DERIVED)
 
 

@@ -1,5 +1,6 @@
 """Analysts see whole versions that passed their gate, and nothing else."""
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,12 +12,16 @@ import pyarrow as pa
 import pytest
 
 from warehouse import publishing
-from warehouse.connections import Urls, connect, one_row
+from warehouse.connections import Urls, connect, one_row, open_warehouse
 from warehouse.settings import Refused, TierhouseError
 
 DAY = date(2025, 6, 1)
 OLDER, NEWER = DAY - timedelta(days=1), DAY + timedelta(days=1)
 TIERS = ("gold", "silver", "silver")
+WHY = (
+    {"reason": "recent_spend", "effect": 1.25, "en": 'Spent 50 on "it"', "zh": "近 90 天消费 50"},
+    {"reason": "last_order", "effect": 0.8, "en": "Last order 3 days ago", "zh": "3 天前下过单"},
+)
 OPS = ("ops.publish_log", "ops.published", "ops.gate_results")
 SCORES = ("scores.customer_scores", "scores.customer_tiers", "ops.versions")
 
@@ -66,12 +71,15 @@ def gate(urls: Urls) -> Callable[[publishing.Version], None]:
 
 
 def tables(spend: tuple[float, ...], tiers: tuple[str | None, ...] = TIERS):
+    """The first customer has two reasons, the second one, the third none."""
     customers = [f"c{number}" for number in range(len(spend))]
+    why = [json.dumps(WHY[:2]), json.dumps(WHY[:1]), "[]"]
     scores = pa.table({
         "customer_id": customers,
         "horizon_days": pa.array([90] * len(spend), pa.int32()),
         "expected_spend": spend,
         "purchase_probability": [0.5] * len(spend),
+        "reasons": pa.array(why[: len(spend)], pa.string()),
     })  # fmt: skip
     drawn = pa.table({
         "customer_id": customers,
@@ -301,3 +309,48 @@ def test_a_gate_that_refuses_takes_back_what_it_had_passed(urls, score, gate):
     publishing.record_gate(urls, [], publishing.newest_version(urls, DAY), passed=False)
     with pytest.raises(Refused):
         publishing.publish(urls, DAY)
+
+
+def test_the_reasons_of_a_published_day_are_read_as_text_and_as_rows(query, urls, score, gate):
+    gate(score())
+    publishing.publish(urls, DAY)
+    score(NEWER)
+    assert query(
+        "select customer_id, reasons_en, reasons_zh from analytics.customer_tiers order by 1"
+    ) == [
+        (
+            "c0",
+            '↑ Spent 50 on "it" · ↓ Last order 3 days ago',
+            "↑ 近 90 天消费 50 · ↓ 3 天前下过单",
+        ),
+        ("c1", '↑ Spent 50 on "it"', "↑ 近 90 天消费 50"),
+        ("c2", None, None),
+    ]
+    assert query("select * from analytics.customer_reasons order by 1, 2") == [
+        (customer, rank, *WHY[rank - 1].values(), DAY, 90)
+        for customer, rank in (("c0", 1), ("c0", 2), ("c1", 1))
+    ]
+
+
+def test_scores_of_an_older_tierhouse_stay_and_have_no_reasons_yet(
+    settings, urls, query, score, gate
+):
+    gate(score())
+    publishing.publish(urls, DAY)
+    (columns,) = query(
+        "select string_agg(column_name, ', ' order by ordinal_position) "
+        "from information_schema.columns where table_schema = 'analytics' "
+        "and table_name = 'customer_tiers' and column_name not like 'reasons%'"
+    )[0]
+    query(f"create table public.before as select {columns} from analytics.customer_tiers")
+    query("drop view analytics.tier_summary, analytics.customer_tiers, analytics.customer_reasons")
+    query("alter table scores.customer_scores drop column reasons")
+    query("create view analytics.customer_tiers as select * from public.before")
+    query("comment on schema ops is 'Tierhouse of old'")
+    open_warehouse(settings)
+    assert published(query) == as_written(DAY, "1")
+    assert query("select distinct reasons_en, reasons_zh from analytics.customer_tiers") == [
+        (None, None)
+    ]
+    assert query("select * from analytics.customer_reasons") == []
+    query("drop table public.before")
