@@ -28,7 +28,8 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from ml import btyd
+from ml import btyd, intervals
+from ml.intervals import Intervals
 from ml.metrics import Prediction
 
 Array = np.ndarray
@@ -86,7 +87,8 @@ class Model:
 
     horizon_days: of the predictions. learned_days: of the labels; shorter where the history was.
     calibration: actual over predicted spend of the training rows (returns lower it). season: None
-    where the frame has no windows of last year.
+    where the frame has no windows of last year. intervals: None until they are learned from windows
+    that the model's like had not seen (`intervals.fit`).
     """
 
     purchase: lgb.Booster
@@ -97,6 +99,7 @@ class Model:
     calibration: float
     season: Season | None
     config: Config
+    intervals: Intervals | None = None
 
 
 def fit(
@@ -172,11 +175,16 @@ def predict(model: Model, frame: Frame) -> Prediction:
         expected[rows] *= _season_factor(model, expected[rows], spend)
         expected[rows] *= histories.more_orders
         probability[rows] = -np.expm1(np.log1p(-probability[rows]) * histories.more_chances)
+    low, high = None, None
+    if model.intervals is not None:
+        low, high = intervals.predict(model.intervals, expected, probability)
     return Prediction(
         score=expected,
         expected_spend=expected,
         purchase_probability=probability,
         ranking=ranking,
+        low=low,
+        high=high,
     )
 
 
@@ -213,6 +221,7 @@ def to_files(model: Model, folder: Path) -> None:
         "learned_days": model.learned_days,
         "calibration": model.calibration,
         "season": None if model.season is None else asdict(model.season),
+        "intervals": None if model.intervals is None else intervals.to_json(model.intervals),
         "config": asdict(model.config),
     }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -236,6 +245,8 @@ def from_files(folder: Path) -> Model:
     about["features"] = tuple(about["features"])
     if about["season"] is not None:
         about["season"] = Season(**about["season"])
+    if about["intervals"] is not None:
+        about["intervals"] = intervals.from_json(about["intervals"])
     return Model(**boosters, **{**about, "config": Config(**about["config"])})
 
 
@@ -246,11 +257,14 @@ class Served:
         self.model = model
 
     def predict(self, frame: Frame, params: dict | None = None) -> Frame:
-        """expected_spend and purchase_probability of a day's whole population, row by row."""
+        """expected_spend with expected_spend_low and _high, and purchase_probability of a day's
+        whole population, row by row. The ends are null where the model has no intervals."""
         found = predict(self.model, frame)
         return pd.DataFrame(
             {
                 "expected_spend": found.expected_spend,
+                "expected_spend_low": np.nan if found.low is None else found.low,
+                "expected_spend_high": np.nan if found.high is None else found.high,
                 "purchase_probability": found.purchase_probability,
             },
             index=frame.index,

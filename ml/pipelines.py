@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from hashlib import sha256
 from importlib.metadata import version as installed_version
@@ -32,7 +32,7 @@ from mlflow.pyfunc import PyFuncModel
 from psycopg.types.json import Jsonb
 
 from ml import backtest as judging
-from ml import cutoffs, figures, lightgbm_hurdle, promotion, reasons, tiers
+from ml import cutoffs, figures, intervals, lightgbm_hurdle, promotion, reasons, tiers
 from ml.baselines import Estimator
 from ml.metrics import DIRECTIONS
 from ml.promotion import Decision
@@ -177,6 +177,7 @@ def train(
     learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
     columns = lightgbm_hurdle.feature_columns(frame, labels)
     model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon)
+    model = replace(model, intervals=_intervals(judged, said, labels, len(learned_from)))
     standing = _judge_champion(champion, model, judged, frame, labels, say)
     drawn = promotion.summed_tiers(said, labels, policy)
     frame, labels = frame[learned], labels[learned]
@@ -218,6 +219,23 @@ def train(
         judged,
         has_champion,
     )
+
+
+def _intervals(
+    judged: judging.Backtest, said: Sequence[pd.DataFrame], labels: pd.DataFrame, now: int
+) -> intervals.Intervals | None:
+    """From what the backtest's models said of windows that they had not seen; None where the shop
+    is too small. said: of `promotion.remembered`. now: the training windows of the model."""
+    used = intervals.windows_to_use(
+        {origin.as_of_date: len(origin.training_cutoffs) for origin in judged.origins}, now
+    )
+    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
+    told = told[told["as_of_date"].isin(pd.to_datetime(used))]
+    columns = ("expected_spend", "purchase_probability", "spend", "as_of_date")
+    try:
+        return intervals.fit(*(told[name].to_numpy() for name in columns))
+    except ValueError:
+        return None
 
 
 def promote(settings: Settings, urls: Urls, version: str) -> str:
@@ -312,12 +330,18 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
     )
     predicted = served.predict(frame.drop(columns=["customer_id", *texts], errors="ignore"))
     spend = predicted["expected_spend"].round(2).to_numpy()
+    low, high = (
+        pa.array(predicted[f"expected_spend_{end}"].round(2), from_pandas=True)
+        for end in ("low", "high")
+    )
     drawn = tiers.assign(spend, frame["customer_id"].to_numpy(), policy)
     say("Finding the reasons")
     scores = pa.table({
         "customer_id": frame["customer_id"],
         "horizon_days": pa.array([horizon] * len(frame), pa.int32()),
         "expected_spend": spend,
+        "expected_spend_low": low,
+        "expected_spend_high": high,
         "purchase_probability": predicted["purchase_probability"].to_numpy(),
         "reasons": _reasons(model, frame, families),
     })  # fmt: skip
@@ -339,11 +363,19 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
 
 
 def _load(champion: ModelVersion) -> tuple[PyFuncModel, lightgbm_hurdle.Model]:
-    """The stored model as what answers, and as the boosters that its reasons come from."""
+    """The stored model as what answers, and as the boosters that its reasons come from.
+
+    Raises TierhouseError: another version of Tierhouse stored it.
+    """
     files = download_artifacts(f"models:/{REGISTERED}/{champion.version}")
     served = mlflow.pyfunc.load_model(files)
     data = served.metadata.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA]
-    return served, lightgbm_hurdle.from_files(Path(files) / data)
+    try:
+        return served, lightgbm_hurdle.from_files(Path(files) / data)
+    except ValueError as error:
+        raise TierhouseError(
+            f"The champion (version {champion.version}) cannot be read: {error}."
+        ) from None
 
 
 def _reasons(

@@ -147,12 +147,16 @@ def ask(predict: Callable[[Any, Frame], Prediction], model: Any, frame: Frame) -
 
 def remembered(estimator: Estimator) -> tuple[Estimator, list[Frame]]:
     """The estimator, and a list that fills with what it says of each window: customer_id,
-    as_of_date and expected_spend."""
+    as_of_date, expected_spend and purchase_probability."""
     said: list[Frame] = []
 
     def predict(model: Any, frame: Frame) -> Prediction:
         found = estimator.predict(model, frame)
-        said.append(frame[backtest.KEY].assign(expected_spend=found.expected_spend))
+        told = {
+            "expected_spend": found.expected_spend,
+            "purchase_probability": found.purchase_probability,
+        }
+        said.append(frame[backtest.KEY].assign(**told))
         return found
 
     return Estimator(estimator.fit, predict), said

@@ -63,8 +63,8 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
 
     The version that analysts read is not written again, as its inputs are the same: then False.
 
-    `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a
-    JSON list, see schema.sql).
+    `scores`: customer_id, horizon_days, expected_spend, its _low and _high (null where there is no
+    interval), purchase_probability, reasons (text: a JSON list, see schema.sql).
     `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
     """
     constants: dict[str, Any] = {

@@ -207,6 +207,12 @@ create table if not exists scores.customer_scores (
 -- where the row is from before reasons were kept.
 alter table scores.customer_scores add column if not exists reasons jsonb;
 
+-- The ends of the interval that is to hold the spend of nine customers in ten; null where the model
+-- had too few customers to learn it from.
+alter table scores.customer_scores
+add column if not exists expected_spend_low numeric(14, 2),
+add column if not exists expected_spend_high numeric(14, 2);
+
 create table if not exists scores.customer_tiers (
     version_id text not null references ops.versions,
     as_of_date date not null,
@@ -301,7 +307,9 @@ select
                 || (said ->> 'zh'), U&' \00B7 ' order by place
             )
         from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
-    ) as reasons_zh
+    ) as reasons_zh,
+    customer_scores.expected_spend_low,
+    customer_scores.expected_spend_high
 from ops.published as published
 inner join ops.versions as versions using (version_id)
 inner join scores.customer_tiers as customer_tiers using (version_id)
@@ -385,6 +393,11 @@ comment on column analytics.customer_tiers.expected_spend is
     'Expected net spend in the horizon_days after as_of_date, in the reporting currency.';
 comment on column analytics.customer_tiers.purchase_probability is
     'Probability of at least one order in the horizon_days after as_of_date.';
+comment on column analytics.customer_tiers.expected_spend_low is
+    'Lower end of the interval that is to hold the spend of nine customers in ten: 0 for whoever may '
+    'not buy at all. Null where the model had too few customers to learn it from.';
+comment on column analytics.customer_tiers.expected_spend_high is
+    'Upper end of the same interval. Sums of ends are no interval of a sum.';
 comment on column analytics.customer_tiers.reasons_en is
     'What moves the expected spend of this customer most, strongest first: an arrow up raises it, '
     'an arrow down lowers it. reasons_zh says the same in Chinese.';

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.special import logit
 
-from ml import btyd, lightgbm_hurdle
+from ml import btyd, intervals, lightgbm_hurdle
 from ml.lightgbm_hurdle import Config, fit, predict
 
 CONFIG = Config(rounds=40, min_data_in_leaf=20)
@@ -94,6 +94,22 @@ def test_files_give_back_the_same_predictions_to_the_bit(fitted, tmp_path):
     served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
     assert (served["expected_spend"] == before.expected_spend).all()
     assert (back.config, back.season) == (model.config, model.season)
+
+
+def test_a_model_with_intervals_gives_them_and_keeps_them(fitted, tmp_path):
+    model, _, _, test, actual = fitted
+    assert predict(model, test).low is None
+    said = predict(model, test)
+    learned = intervals.fit(
+        said.expected_spend, said.purchase_probability, actual["spend"].to_numpy()
+    )
+    wide = predict(replace(model, intervals=learned), test)
+    assert (wide.low <= wide.expected_spend).all() and (wide.expected_spend <= wide.high).all()
+    lightgbm_hurdle.to_files(replace(model, intervals=learned), tmp_path)
+    served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
+    assert (served["expected_spend_high"] == wide.high).all()
+    bare = lightgbm_hurdle.Served(model).predict(test)
+    assert bare["expected_spend_low"].isna().all()
 
 
 def test_files_that_do_not_belong_together_are_refused(fitted, tmp_path):

@@ -211,7 +211,8 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     with psycopg.connect(urls.warehouse) as connection:
         rows = connection.execute(
             "select customer_id, scores.expected_spend::float8, purchase_probability, "
-            "horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8 "
+            "horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8, "
+            "scores.expected_spend_low::float8, scores.expected_spend_high::float8 "
             "from scores.customer_scores as scores "
             "join scores.customer_tiers as tiers using (version_id, customer_id)"
         ).fetchall()
@@ -231,6 +232,9 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     expected = expected.loc[found.index]
     np.testing.assert_allclose(found[1], expected["expected_spend"], atol=0.0051)
     np.testing.assert_allclose(found[2], expected["purchase_probability"], rtol=1e-12)
+    assert found[[8, 9]].notna().all(axis=None)
+    np.testing.assert_allclose(found[8], expected["expected_spend_low"], atol=0.0051)
+    np.testing.assert_allclose(found[9], expected["expected_spend_high"], atol=0.0051)
     assert set(found[3]) == {30}
     assert set(found[4]) == {champion()}
     assert (found[1] == found[7]).all()

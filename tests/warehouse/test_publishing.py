@@ -332,7 +332,7 @@ def test_the_reasons_of_a_published_day_are_read_as_text_and_as_rows(query, urls
     ]
 
 
-def test_scores_of_an_older_tierhouse_stay_and_have_no_reasons_yet(
+def test_scores_of_an_older_tierhouse_stay_and_have_neither_reasons_nor_intervals_yet(
     settings, urls, query, score, gate
 ):
     gate(score())
@@ -340,17 +340,22 @@ def test_scores_of_an_older_tierhouse_stay_and_have_no_reasons_yet(
     (columns,) = query(
         "select string_agg(column_name, ', ' order by ordinal_position) "
         "from information_schema.columns where table_schema = 'analytics' "
-        "and table_name = 'customer_tiers' and column_name not like 'reasons%'"
+        "and table_name = 'customer_tiers' and column_name not like 'reasons%' "
+        "and column_name not like 'expected_spend_%'"
     )[0]
     query(f"create table public.before as select {columns} from analytics.customer_tiers")
     query("drop view analytics.tier_summary, analytics.customer_tiers, analytics.customer_reasons")
-    query("alter table scores.customer_scores drop column reasons")
+    query(
+        "alter table scores.customer_scores drop column reasons, "
+        "drop column expected_spend_low, drop column expected_spend_high"
+    )
     query("create view analytics.customer_tiers as select * from public.before")
     query("comment on schema ops is 'Tierhouse of old'")
     open_warehouse(settings)
     assert published(query) == as_written(DAY, "1")
-    assert query("select distinct reasons_en, reasons_zh from analytics.customer_tiers") == [
-        (None, None)
-    ]
+    assert query(
+        "select distinct reasons_en, reasons_zh, expected_spend_low, expected_spend_high "
+        "from analytics.customer_tiers"
+    ) == [(None,) * 4]
     assert query("select * from analytics.customer_reasons") == []
     query("drop table public.before")
