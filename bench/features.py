@@ -1,7 +1,7 @@
 """How long the features take on both engines, beside one query that is written by hand.
 
     make bench
-    .venv/bin/python -m bench.features --lines 10000000 --tables all --write docs/benchmarks.md
+    .venv/bin/python -m bench.features --lines 10000000 --tables all --write benchmarks.md
 
 The builds are whole commands, as a person runs them: start, dbt, models, data tests. A shop is
 simulated and loaded, and its last day is built from nothing, then again, then with the eleven

@@ -181,7 +181,7 @@ def test_the_baselines_stand_beside_the_model_on_four_origins(query):
     )
     assert {row["candidate"] for row in rows} == {
         "mean", "last_window_spend", "spend_rate", "order_count", "recency", "rfm_score",
-        "lightgbm_hurdle",
+        "bg_nbd", "mbg_nbd", "lightgbm_hurdle",
     }  # fmt: skip
     assert {row["origins"] for row in rows} == {"4"}
 

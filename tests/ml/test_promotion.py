@@ -319,7 +319,9 @@ def with_metrics(judged, **metrics):
         ({"coverage": 0.96}, {}, "right_intervals"),
         ({"coverage": 0.90}, {}, None),
         ({"coverage": np.nan}, {}, None),
-        ({"normalized_gini_gain_low": 0.0}, {}, "better_than_baselines"),
+        ({"normalized_gini_gain": 0.0}, {}, "better_than_baselines"),
+        ({"normalized_gini_gain_low": -0.011}, {}, "better_than_baselines"),
+        ({"normalized_gini_gain_low": -0.009}, {}, None),
         ({"normalized_gini_gain_low": np.nan}, {}, "better_than_baselines"),
         ({"normalized_gini_gain_low": 0.151}, {}, "not_too_good"),
         ({"normalized_gini": 0.991}, {}, "not_too_good"),
@@ -329,6 +331,17 @@ def test_the_bounds_are_where_the_rules_say(shop, judged, good, champion, metric
     told = replace(champion, metrics={**champion.metrics, **champions}) if champions else None
     found = broken(shop, with_metrics(judged, **metrics), good, told)
     assert found == ([rule] if rule else [])
+
+
+def test_only_a_new_kind_of_model_has_to_be_surely_better_than_the_rules(
+    shop, judged, good, champion
+):
+    unsure = with_metrics(judged, normalized_gini_gain=0.003, normalized_gini_gain_low=-0.006)
+    refresh = dict.fromkeys(champion.gain, 0.0)
+    assert broken(shop, unsure, good, replace(champion, gain=refresh)) == []
+    new_kind = {**refresh, "normalized_gini_gain": 0.002}
+    told = replace(champion, gain=new_kind)
+    assert broken(shop, unsure, good, told) == ["better_than_baselines"]
 
 
 @pytest.mark.parametrize(("low", "rules"), [(-0.009, []), (-0.011, ["no_worse_than_champion"])])
