@@ -580,7 +580,8 @@ def _data_hash(frame: pd.DataFrame, labels: pd.DataFrame) -> str:
 
 
 def _log_input(frame: pd.DataFrame, labels: pd.DataFrame, context: str) -> None:
-    seen = frame.merge(labels, on=list(KEYS))
+    whole = labels.select_dtypes("integer").columns  # MLflow warns of integers: nulls are floats
+    seen = frame.merge(labels.astype(dict.fromkeys(whole, float)), on=list(KEYS))
     source = CodeDatasetSource({"table": TABLE})
     mlflow.log_input(from_pandas(seen, source=source, name="closed_windows"), context=context)
 
