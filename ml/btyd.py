@@ -261,7 +261,7 @@ def _maximise(
         values, gradient = likelihood(unit * np.exp(theta))
         return -float(values @ weight), -(gradient @ weight)
 
-    why = ""
+    endless, steep = "", ""
     for start in starts:
         found = minimize(
             loss,
@@ -275,12 +275,11 @@ def _maximise(
         lost = [name for name, at in zip(units, found.x, strict=True) if abs(at) >= LIMIT]
         if slope <= SLOPE and not lost:
             return unit * np.exp(found.x)
-        why = (
-            f"has no maximum ({', '.join(lost)} without end)"
-            if lost
-            else f"stays at a slope of {slope:.1g}"
-        )
-    raise NotConverged(says(why))
+        if lost:
+            endless = f"has no maximum ({', '.join(lost)} without end)"
+        else:
+            steep = f"stays at a slope of {slope:.1g}"
+    raise NotConverged(says(endless or steep))
 
 
 def _orders_likelihood(

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -188,13 +188,27 @@ def _system_user() -> str:
             f"system user {SYSTEM_USER!r}. Make that user, run as another user, or set "
             f"TIERHOUSE_WAREHOUSE_URL to use a server of your own."
         )
-    subprocess.run(
-        [useradd, "--system", "--user-group", "--no-create-home", "--shell", "/bin/false",
-         SYSTEM_USER],
-        capture_output=True,
-        check=False,  # two installations may make the same user at once
-    )  # fmt: skip
-    return pwd.getpwnam(SYSTEM_USER).pw_name
+    _make_system_state()
+    with (SYSTEM_STATE / "user.lock").open("w") as lock:
+        # Two useradds at once give the same name one number after the other, and what the first
+        # installation has made by then belongs to nobody.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(KeyError):
+            return pwd.getpwnam(SYSTEM_USER).pw_name
+        made = subprocess.run(
+            [useradd, "--system", "--user-group", "--no-create-home", "--shell", "/bin/false",
+             SYSTEM_USER],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+    if made.returncode != 0:
+        raise TierhouseError(
+            f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER!r} could not be "
+            f"made: {made.stderr.strip()}. Make that user, run as another user, or set "
+            f"TIERHOUSE_WAREHOUSE_URL to use a server of your own."
+        )
+    return SYSTEM_USER
 
 
 def _make_state_for(user: str, home: Path, place: Path) -> None:

@@ -1,9 +1,11 @@
 import os
+import pwd
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -178,3 +180,22 @@ def test_as_root_nobody_elses_directory_is_opened(tmp_path):
         assert closed not in state_of(settings).parents
     finally:
         remove(settings)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a system user for PostgreSQL")
+def test_installations_that_begin_at_once_share_one_system_user():
+    name = f"tierhouse-{os.getpid()}"
+    code = (
+        "import pwd, sys; from warehouse import embedded\n"
+        "embedded.SYSTEM_USER = sys.argv[1]\n"
+        "print(pwd.getpwnam(embedded._system_user()).pw_uid)"
+    )
+    try:
+        running = [
+            subprocess.Popen([sys.executable, "-c", code, name], stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        seen = {process.communicate()[0].strip() for process in running}
+        assert seen == {str(pwd.getpwnam(name).pw_uid)}
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
