@@ -414,9 +414,39 @@ def train(
         )
     if outcome.backtest is not None:
         console.print(terminal.scoreboard(outcome.backtest.to_json()))
-    if not outcome.has_champion:
-        raise Refused(outcome.message)
     _say(outcome.message)
+
+
+@app.command()
+def tune(
+    as_of: AsOf,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no trial after so long.")] = 600,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many; repeatable to the bit.")
+    ] = None,
+) -> None:
+    """Look for better settings of the trees for this shop, which later trainings use.
+
+    Tried on windows older than those that models are judged on; every trial stands in MLflow.
+
+    Example: `tierhouse tune --as-of 2018-01-01 --seconds 600`
+    """
+    from ml import pipelines
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    with console.status("Looking for windows to try on") as status:
+        said = pipelines.tune(
+            settings,
+            urls,
+            _day(as_of),
+            seconds,
+            trials,
+            build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
+            say=status.update,
+        )
+    _say(said)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -33,9 +34,14 @@ KEY = ["customer_id", "as_of_date"]
 SEED = 0
 QUICK_BASELINES: Mapping[str, Estimator] = {**RULES, **BTYD}
 BASELINES: Mapping[str, Estimator] = {**QUICK_BASELINES, **CLASSIFIERS}
-MODELS: Mapping[str, Estimator] = {
-    "lightgbm_hurdle": Estimator(lightgbm_hurdle.fit, lightgbm_hurdle.predict)
-}
+
+
+def hurdle(config: lightgbm_hurdle.Config) -> Estimator:
+    """The hurdle model with these settings."""
+    return Estimator(partial(lightgbm_hurdle.fit, config=config), lightgbm_hurdle.predict)
+
+
+MODELS: Mapping[str, Estimator] = {"lightgbm_hurdle": hurdle(lightgbm_hurdle.Config())}
 
 
 @dataclass(frozen=True)

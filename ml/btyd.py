@@ -445,19 +445,27 @@ class Window(NamedTuple):
     chance: Array
 
 
-def expected_windows(frame: Frame, horizons_days: Sequence[int]) -> list[Window]:
-    """What MBG/NBD, fitted to the histories of one day's customers, expects of each horizon.
+def expected_windows(frame: Frame, horizons_days: Sequence[int]) -> dict[int, Window]:
+    """What MBG/NBD, fitted to the histories of one day's customers, expects, by horizon in days.
 
     frame: all customers of the day, with the feature columns that tell their histories. Raises
     ValueError where it cannot be fitted.
     """
     x, t_x, T, _ = _from_features(frame)
     model = fit_mbg_nbd(x, t_x, T)
-    times = [days / DAYS_PER_WEEK for days in horizons_days]
-    return [
-        Window(expected_orders(model, x, t_x, T, t), order_probability(model, x, t_x, T, t))
-        for t in times
-    ]
+    times = {days: days / DAYS_PER_WEEK for days in horizons_days}
+    return {
+        days: Window(expected_orders(model, x, t_x, T, t), order_probability(model, x, t_x, T, t))
+        for days, t in times.items()
+    }
+
+
+def try_windows(frame: Frame, horizons_days: Sequence[int]) -> dict[int, Window]:
+    """`expected_windows`, or nothing where MBG/NBD cannot be fitted."""
+    try:
+        return expected_windows(frame, horizons_days)
+    except ValueError:
+        return {}
 
 
 def _predict_day(kind: type[Kind], horizon_days: int, frame: Frame) -> tuple[Array, Array]:

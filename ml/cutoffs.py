@@ -45,6 +45,15 @@ def training_cutoffs(
     return tuple(newest - timedelta(days=step_days * i) for i in range(count))
 
 
+def newer_cutoffs(as_of: date, than: date, step_days: int = STEP_DAYS) -> tuple[date, ...]:
+    """Days after `than` and a step apart from as_of back, newest first: horizons shorter than the
+    one that `than` was chosen for have closed windows there."""
+    _positive(step_days=step_days)
+    count = (as_of - than).days // step_days
+    days = (as_of - timedelta(days=step_days * i) for i in range(1, count + 1))
+    return tuple(day for day in days if day > than)
+
+
 def test_origins(
     as_of: date,
     first_day: date,

@@ -45,9 +45,8 @@ def calibration(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
 def gain(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
     """Share of all spend held by the customers ranked first, beside the best baselines' orders."""
     spend, predictions = judged.newest.spend, judged.newest.predictions
-    best = [
-        judged.best_baseline[metric] for metric in ("normalized_gini", "capture_top10", "spearman")
-    ]
+    asked = ("normalized_gini", "capture_top10", "spearman")
+    best = [judged.best_baseline[metric] for metric in asked if metric in judged.best_baseline]
     figure, axes = _figure(f"Spend captured by the customers ranked first, {_window(judged)}")
     for place, name in enumerate(dict.fromkeys((model, *best))):
         width = 2.4 if name == model else 1.4

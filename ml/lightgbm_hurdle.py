@@ -1,5 +1,7 @@
 """Expected spend as P(buy) x E[spend | buys], two LightGBM models. No clock, no MLflow, no pickle.
 
+A third one answers who will be in the top decile of spend, where the labels say who was.
+
 The amount is a Tweedie regression on the buyers: its mean is right without smearing, and a few
 enormous customers weigh less than under squared error. Many slow rounds, each of a few columns and
 of leaves that hold many customers, keep the biggest customers from being learned by heart.
@@ -17,7 +19,7 @@ and MBG/NBD says how much more a longer window holds.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +38,9 @@ Array = np.ndarray
 Frame = pd.DataFrame
 
 KEYS = ("customer_id", "as_of_date", "horizon_days")
-FORMAT = 2
+FORMAT = 3
+BOOSTERS = ("purchase", "amount", "high_value")
+ROWS_AT_ONCE = 100_000  # of 131 columns: 100 MB at a time
 LAST_YEAR = re.compile(r"spend_same_window_last_year_(\d+)d")
 # A customer of 20 % stands before one of 10 %, however much the latter would spend: most spend
 # nothing, so who buys decides the order, and the amount orders those who are about as likely to.
@@ -100,6 +104,17 @@ class Model:
     season: Season | None
     config: Config
     intervals: Intervals | None = None
+    high_value: lgb.Booster | None = None
+
+
+class Answers(NamedTuple):
+    """What the trees say of n customers, each (n,): the chance to buy, the spend of who buys, and
+    the chance to be of high value, None where nobody asked. What the shop's season and the
+    customers' histories have to say comes on top (`settle`)."""
+
+    purchase: Array
+    amount: Array
+    high_value: Array | None
 
 
 def fit(
@@ -111,14 +126,16 @@ def fit(
     """Learn from closed windows; frame and labels are row by row the same customers and days.
 
     The order of the rows changes nothing. labels: spend, is_purchased, and horizon_days where the
-    windows are not of the horizon asked for. Every numeric column of the frame that is no key or
-    label is a feature. Raises ValueError where no customer bought, or all of what they bought went
-    back: there is nothing to learn an amount from.
+    windows are not of the horizon asked for; is_high_value where that is asked too. Every numeric
+    column of the frame that is no key or label is a feature. Raises ValueError where no customer
+    bought, or all of what they bought went back: there is nothing to learn an amount from.
     """
     features = feature_columns(frame, labels)
     keys = frame[["as_of_date", "customer_id"]].reset_index(drop=True)
     order = keys.sort_values(["as_of_date", "customer_id"], kind="stable").index.to_numpy()
-    values = matrix(frame, features)[order]
+    values = matrix(frame, features)
+    if (np.diff(order) != 1).any():
+        values = values[order]
     purchased = labels["is_purchased"].to_numpy(dtype=bool)[order]
     spend = labels["spend"].to_numpy(dtype=float)[order]
     if not np.clip(spend[purchased], 0, None).sum() > 0:
@@ -134,7 +151,11 @@ def fit(
         features,
         config,
     )
-    fitted = _answers(purchase, values, config) * _answers(amount, values, config)
+    high_value = None
+    if "is_high_value" in labels:
+        wanted = labels["is_high_value"].to_numpy(dtype=float)[order]
+        high_value = _boost({"objective": "binary"}, values, wanted, features, config)
+    fitted = _ask(purchase, values, config.num_threads) * _ask(amount, values, config.num_threads)
     total = float(spend.sum())
     learned_days = horizon_days
     if "horizon_days" in labels:
@@ -148,6 +169,7 @@ def fit(
         calibration=total / float(fitted.sum()) if total > 0 else 1.0,
         season=_season_of(frame, labels, learned_days),
         config=config,
+        high_value=high_value,
     )
 
 
@@ -158,16 +180,58 @@ def predict(model: Model, frame: Frame) -> Prediction:
     the shop and not about a customer. Raises ValueError where a column that the model was trained
     on is missing.
     """
-    values = matrix(frame, model.features)
-    probability = _answers(model.purchase, values, model.config)
-    amount = _answers(model.amount, values, model.config) * model.calibration
+    return settle(model, frame, ask(model, frame, model.config.num_threads))
+
+
+def ask(model: Model, frame: Frame, num_threads: int) -> Answers:
+    """What the trees say of any customers, whole days or not. The threads change nothing.
+
+    Raises ValueError where a column that the model was trained on is missing.
+    """
+    boosters = (model.purchase, model.amount, model.high_value)
+    found = np.empty((len(boosters), len(frame)))
+    for start in range(0, len(frame), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        values = matrix(frame.iloc[rows], model.features)
+        for said, booster in zip(found, boosters, strict=True):
+            if booster is not None:
+                said[rows] = _ask(booster, values, num_threads)
+    purchase, amount, high_value = found
+    return Answers(purchase, amount, None if model.high_value is None else high_value)
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """What was said of some customers and of others, in this order."""
+    purchase, amount, high_value = zip(*parts, strict=True)
+    is_asked = high_value[0] is not None
+    return Answers(
+        np.concatenate(purchase),
+        np.concatenate(amount),
+        np.concatenate(high_value) if is_asked else None,
+    )
+
+
+def settle(
+    model: Model,
+    frame: Frame,
+    answers: Answers,
+    windows: Mapping[int, btyd.Window] | None = None,
+) -> Prediction:
+    """The prediction from what the trees said of the frame's customers, whole days of them.
+
+    Of the frame only as_of_date and `population_columns` are read. windows: what MBG/NBD expects
+    of the horizons, by days, where the frame is of one day and somebody knows already; empty where
+    it cannot be fitted.
+    """
+    probability = answers.purchase.copy()
+    amount = answers.amount * model.calibration
     ranking, expected = np.empty((2, len(frame)))
     for rows in frame.groupby("as_of_date", sort=False).indices.values():
         day = frame.iloc[rows]
         spend, buyers = _season_totals(model, day)
         spend = float((probability[rows] * amount[rows]).sum()) if spend is None else spend
         buyers = float(probability[rows].sum()) if buyers is None else buyers
-        histories = _histories(model, day, probability[rows])
+        histories = _histories(model, day, probability[rows], windows)
         both = probability[rows] ** (1 - HISTORIES) * histories.chance**HISTORIES
         ranking[rows] = both * np.clip(amount[rows], 0, None) ** AMOUNT_IN_RANKING
         probability[rows] = _with_mean(both, buyers)
@@ -182,10 +246,17 @@ def predict(model: Model, frame: Frame) -> Prediction:
         score=expected,
         expected_spend=expected,
         purchase_probability=probability,
+        high_value_probability=answers.high_value,
         ranking=ranking,
         low=low,
         high=high,
     )
+
+
+def population_columns(model: Model) -> tuple[str, ...]:
+    """The columns that say something of a day's customers together, where the frame has them."""
+    season = () if model.season is None else _season_columns(model.season.window_days)
+    return (*season, *btyd.HISTORY)
 
 
 def feature_columns(frame: Frame, labels: Frame) -> tuple[str, ...]:
@@ -210,10 +281,11 @@ def importance(model: Model) -> Frame:
 
 
 def to_files(model: Model, folder: Path) -> None:
-    """Write purchase.txt, amount.txt (LightGBM text) and model.json into an existing folder."""
+    """Write the boosters of BOOSTERS (LightGBM text) and model.json into an existing folder."""
     folder = Path(folder)
-    (folder / "purchase.txt").write_text(model.purchase.model_to_string(), encoding="utf-8")
-    (folder / "amount.txt").write_text(model.amount.model_to_string(), encoding="utf-8")
+    for name in BOOSTERS:
+        if (booster := getattr(model, name)) is not None:
+            (folder / f"{name}.txt").write_text(booster.model_to_string(), encoding="utf-8")
     about = {
         "format": FORMAT,
         "features": list(model.features),
@@ -236,7 +308,9 @@ def from_files(folder: Path) -> Model:
             f"{folder / 'model.json'} is of another format than {FORMAT}; train the model again"
         )
     boosters = {}
-    for name in ("purchase", "amount"):
+    for name in BOOSTERS:
+        if name == "high_value" and not (folder / f"{name}.txt").exists():
+            continue
         boosters[name] = lgb.Booster(model_str=(folder / f"{name}.txt").read_text(encoding="utf-8"))
         if boosters[name].feature_name() != about["features"]:
             raise ValueError(
@@ -248,32 +322,6 @@ def from_files(folder: Path) -> Model:
     if about["intervals"] is not None:
         about["intervals"] = intervals.from_json(about["intervals"])
     return Model(**boosters, **{**about, "config": Config(**about["config"])})
-
-
-class Served:
-    """The model as something that answers with a table, which is what model stores ask for."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def predict(self, frame: Frame, params: dict | None = None) -> Frame:
-        """expected_spend with expected_spend_low and _high, and purchase_probability of a day's
-        whole population, row by row. The ends are null where the model has no intervals."""
-        found = predict(self.model, frame)
-        return pd.DataFrame(
-            {
-                "expected_spend": found.expected_spend,
-                "expected_spend_low": np.nan if found.low is None else found.low,
-                "expected_spend_high": np.nan if found.high is None else found.high,
-                "purchase_probability": found.purchase_probability,
-            },
-            index=frame.index,
-        )
-
-
-def _load_pyfunc(path: str) -> Served:
-    """The loader that MLflow looks for in a `loader_module`."""
-    return Served(from_files(Path(path)))
 
 
 def _boost(
@@ -302,19 +350,25 @@ def _boost(
     return lgb.train(parameters, data, num_boost_round=config.rounds)
 
 
-def _answers(booster: lgb.Booster, values: np.ndarray, config: Config) -> np.ndarray:
-    return np.asarray(booster.predict(values, num_threads=config.num_threads), dtype=float)
+def _ask(booster: lgb.Booster, values: np.ndarray, num_threads: int) -> np.ndarray:
+    return np.asarray(booster.predict(values, num_threads=num_threads), dtype=float)
 
 
 def matrix(frame: Frame, features: Sequence[str]) -> Array:
-    """(n, features) as doubles, null as NaN. Raises ValueError where a column is missing."""
+    """(n, features) as single floats, null as NaN. Raises ValueError where a column is missing.
+
+    Half the memory of doubles; and what two engines compute a billionth apart is one number here.
+    """
     missing = [name for name in features if name not in frame]
     if missing:
         raise ValueError(
             f"the model was trained on {len(features)} columns and the frame lacks "
             f"{', '.join(missing)}; build the features again, or train again"
         )
-    return frame[list(features)].to_numpy(dtype=float, na_value=np.nan)
+    values = np.empty((len(frame), len(features)), dtype=np.float32)
+    for column, name in enumerate(features):
+        values[:, column] = frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
+    return values
 
 
 def _season_of(frame: Frame, labels: Frame, days: int) -> Season | None:
@@ -330,6 +384,14 @@ def _season_of(frame: Frame, labels: Frame, days: int) -> Season | None:
         buyers=float(labels["is_purchased"].to_numpy(dtype=float)[newest].sum()),
         last_year_spend=None if last_year is None else last_year[0],
         last_year_buyers=None if last_year is None else last_year[1],
+    )
+
+
+def _season_columns(window: int) -> tuple[str, ...]:
+    measured = ("spend", "orders")
+    return (
+        *(f"{measure}_{window}d" for measure in measured),
+        *(f"{measure}_same_window_last_year_{window}d" for measure in measured),
     )
 
 
@@ -410,13 +472,16 @@ class _Histories(NamedTuple):
     more_chances: Array | float
 
 
-def _histories(model: Model, day: Frame, probability: Array) -> _Histories:
+def _histories(
+    model: Model, day: Frame, probability: Array, windows: Mapping[int, btyd.Window] | None
+) -> _Histories:
     """Where MBG/NBD cannot be fitted the trees are believed, and orders go on at their rate."""
     longer = model.horizon_days / model.learned_days
-    try:
-        few, many = btyd.expected_windows(day, (model.learned_days, model.horizon_days))
-    except ValueError:
+    if windows is None:
+        windows = btyd.try_windows(day, (model.learned_days, model.horizon_days))
+    if not windows:
         return _Histories(probability, longer, longer)
+    few, many = windows[model.learned_days], windows[model.horizon_days]
     if longer == 1:
         return _Histories(few.chance, 1.0, 1.0)
     return _Histories(

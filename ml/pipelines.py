@@ -11,43 +11,64 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from mlflow.artifacts import download_artifacts
+from mlflow.artifacts import download_artifacts, load_dict
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
-from mlflow.pyfunc import PyFuncModel
+from mlflow.models import Model, infer_signature
 from psycopg.types.json import Jsonb
 
 from ml import backtest as judging
-from ml import cutoffs, figures, intervals, lightgbm_hurdle, promotion, reasons, tiers
+from ml import (
+    cutoffs,
+    figures,
+    horizons,
+    intervals,
+    lightgbm_hurdle,
+    promotion,
+    reasons,
+    sufficiency,
+    tiers,
+    tuning,
+)
 from ml.baselines import Estimator
-from ml.metrics import DIRECTIONS
+from ml.metrics import DIRECTIONS, Prediction
 from ml.promotion import Decision
+from ml.sufficiency import Rung
 from warehouse import publishing
 from warehouse.building import read_history, refuse_days_outside
-from warehouse.connections import Urls, connect, exclusive, make_database, read_arrow
+from warehouse.connections import (
+    Urls,
+    connect,
+    exclusive,
+    make_database,
+    read_arrow,
+    spill_arrow,
+)
 from warehouse.settings import PROJECT, Settings, TierhouseError, WrongUsage
 
 MODEL = "lightgbm_hurdle"
 REGISTERED = "customer_value"  # the experiment of training and the registered model
 BACKTESTS = "customer_value_backtests"
+TUNINGS = "customer_value_tuning"
 ALIAS = "champion"
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
 EXPLAINED = 2_000  # customers whom the figures of a training explain
+WITHOUT_CHAMPION = "Until there is a champion, `tierhouse score` does without a model."
 ABOUT = "Expected net spend and purchase probability of every customer of a day."
 
 Estimators = Mapping[str, Estimator]
@@ -57,14 +78,11 @@ Build = Callable[[Sequence[date], int], None]  # features of these days, labels 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training did; `backtest` is None when the champion was fresh enough.
-
-    has_champion: False where the gate refused the model and there is no other to score with.
-    """
+    """What training did; `backtest` is None when the champion was fresh enough, or the shop has too
+    little data for a model."""
 
     message: str
     backtest: judging.Backtest | None
-    has_champion: bool = True
 
 
 def newest_origins(urls: Urls, as_of: date, horizon_days: int) -> Sequence[date]:
@@ -143,7 +161,7 @@ def train(
 
     What the gate (`ml.promotion`) passes becomes the champion; what it refuses is registered, and
     the champion stays. A champion no older than `max_age_days` on `as_of` is kept, so that a daily
-    run trains weekly. Raises WrongUsage: too little history.
+    run trains weekly. Where the data are too little for a model (`ml.sufficiency`) none is trained.
     """
     history = read_history(urls)
     refuse_days_outside(history, [as_of])
@@ -162,25 +180,35 @@ def train(
     policy = _policy(settings)
     tags = _tags(settings, as_of, horizon)
     known_until = min(as_of, history.last)  # a window is closed when its last day is loaded
-    with _history_may_be_short():
-        origins = cutoffs.test_origins(known_until, history.first, horizon)
-        learned_from = cutoffs.training_cutoffs(known_until, history.first, horizon)
-        judged_on = cutoffs.backtest_days(origins, history.first, horizon)
-    days = sorted({*learned_from, *judged_on})
+    origins, learned_from, days = _days_of_training(known_until, history.first, horizon)
     build(days, horizon)
     say("Reading features")
-    frame, labels = _read_closed(urls, days, horizon)
-    remembered, said = promotion.remembered(judging.MODELS[MODEL])
+    everything = _read_days(urls, days)
+    report = _assess(urls, everything, known_until, history.first, horizon)
+    if report.rung != Rung.lightgbm_hurdle:
+        return Trained(f"{sufficiency.to_text(report)}\n\n{WITHOUT_CHAMPION}", None)
+    known = everything["as_of_date"] <= pd.Timestamp(learned_from[0])
+    frame = everything[known].reset_index(drop=True)
+    labels = _closed_labels(urls, frame, horizon)
+    config, where_from = _settings_of_trees(horizon, min(origins))
+    say(f"Judging on {len(origins)} windows")
+    estimator = judging.hurdle(config)
+    remembered, said = promotion.remembered(estimator)
     models = {**judging.MODELS, MODEL: remembered}
     judged = judging.run(frame, labels, origins, horizon, models, say=say)
     say(f"Fitting {MODEL} on {len(learned_from)} days")
     learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
     columns = lightgbm_hurdle.feature_columns(frame, labels)
-    model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon)
+    model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon, config)
     model = replace(model, intervals=_intervals(judged, said, labels, len(learned_from)))
-    standing = _judge_champion(champion, model, judged, frame, labels, say)
+    say("Fitting the other horizons")
+    outlook = horizons.fit(
+        model, everything, _read_labels(urls, days, horizons.HORIZONS), known_until
+    )
+    standing = _judge_champion(champion, model, estimator, judged, frame, labels, say)
     drawn = promotion.summed_tiers(said, labels, policy)
     frame, labels = frame[learned], labels[learned]
+    del everything
     verdict = promotion.decide(
         promotion.Case(
             board=judged,
@@ -202,23 +230,123 @@ def train(
                 "horizon_days": horizon,
                 "origins": _listed(origins),
                 "cutoffs": _listed(learned_from),
+                "settings": where_from,
                 **asdict(model.config),
             }
         )
+        mlflow.log_text(sufficiency.to_markdown(report), "sufficiency.md")
         _log_input(frame, labels, "training")
         _log_scoreboard(judged, tags)
         _log_figures(judged)
         mlflow.log_figure(figures.importance(model), "figures/feature_importance.png")
         _log_explanation(model, frame)
-        version = _register(model, frame, tags)
+        version = _register(outlook, frame, tags)
     _write_evaluation(urls, judged, policy, version)
-    became, has_champion = _promote(urls, version, as_of, champion, verdict)
+    became = _promote(urls, version, as_of, champion, verdict)
     return Trained(
         f"Version {version} of {REGISTERED} is registered{became} It learned from "
         f"{len(learned_from)} days, {learned_from[-1]} to {learned_from[0]}.",
         judged,
-        has_champion,
     )
+
+
+def _days_of_training(
+    known_until: date, first_day: date, horizon_days: int
+) -> tuple[Sequence[date], Sequence[date], list[date]]:
+    """The origins to judge on, the cutoffs to learn from, and all days that training reads, oldest
+    first; neither origins nor cutoffs where the history is too short for a model."""
+    try:
+        origins = cutoffs.test_origins(known_until, first_day, horizon_days)
+        learned_from = cutoffs.training_cutoffs(known_until, first_day, horizon_days)
+        judged_on = cutoffs.backtest_days(origins, first_day, horizon_days)
+    except cutoffs.NotEnoughHistory:
+        newest = known_until - timedelta(days=horizon_days)
+        has_closed = newest >= first_day + timedelta(days=cutoffs.MIN_HISTORY_DAYS)
+        return (), (), [newest, known_until] if has_closed else [known_until]
+    newer = cutoffs.newer_cutoffs(known_until, learned_from[0])
+    return origins, learned_from, sorted({*learned_from, *judged_on, *newer, known_until})
+
+
+def _assess(
+    urls: Urls, frame: pd.DataFrame, known_until: date, first_day: date, horizon_days: int
+) -> sufficiency.Report:
+    """frame: features of known_until, and of the newest day with a closed window."""
+    newest = known_until - timedelta(days=horizon_days)
+    today = frame[frame["as_of_date"] == pd.Timestamp(known_until)]
+    labels = _read_labels(urls, [newest], [horizon_days])
+    return sufficiency.assess(
+        today, None if labels.empty else labels, known_until, first_day, horizon_days
+    )
+
+
+def tune(
+    settings: Settings,
+    urls: Urls,
+    as_of: date,
+    seconds: float | None,
+    trials: int | None,
+    build: Build,
+    say: Say,
+) -> str:
+    """Look for better settings of the trees, for the trainings to come; say what was found.
+
+    On windows that closed before the oldest one on which a model trained as of this day is judged.
+    Every trial stands in MLflow. Raises WrongUsage: too little history for such windows.
+    """
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
+    horizon, known_until = settings.horizon_days, min(as_of, history.last)
+    with _history_may_be_short():
+        not_after = min(cutoffs.test_origins(known_until, history.first, horizon))
+        origins = tuning.tuning_origins(not_after, history.first, horizon)
+        days = cutoffs.backtest_days(origins, history.first, horizon)
+    build(days, horizon)
+    say("Reading features")
+    frame = _read_days(urls, days)
+    labels = _closed_labels(urls, frame, horizon)
+    found = tuning.tune(
+        frame, labels, origins, horizon,
+        not_after=not_after, seconds=seconds, trials=trials, say=say,
+    )  # fmt: skip
+    say("Recording in MLflow")
+    _open_mlflow(settings, urls, TUNINGS)
+    tags = {**_tags(settings, as_of, horizon), "data_hash": _data_hash(frame, labels)}
+    with mlflow.start_run(run_name=f"tune {as_of}", tags={**tags, "tuned": "true"}):
+        mlflow.log_params({"origins": _listed(origins), **asdict(found.config)})
+        mlflow.log_metrics(
+            {"score": found.score, "default_score": found.default_score, "gain": found.gain}
+        )
+        mlflow.log_dict(tuning.to_json(found), "tuned.json")
+        for number, trial in enumerate(found.tried):
+            with mlflow.start_run(run_name=f"trial {number}", nested=True, tags=tags):
+                mlflow.log_params(asdict(trial.config))
+                mlflow.log_metric("score", trial.score)
+    return tuning.summary(found)
+
+
+def _settings_of_trees(
+    horizon_days: int, oldest_origin: date
+) -> tuple[lightgbm_hurdle.Config, str]:
+    """What the newest search found for this horizon, and where it is from.
+
+    The default, where nothing better was surely found, or the search has seen a window that the
+    model is judged on.
+    """
+    default = lightgbm_hurdle.Config(), "default"
+    experiment = mlflow.get_experiment_by_name(TUNINGS)
+    if experiment is None:
+        return default
+    runs = mlflow.MlflowClient().search_runs(
+        [experiment.experiment_id],
+        f"tags.tuned = 'true' and tags.horizon_days = '{horizon_days}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    for run in runs:
+        found = load_dict(f"{run.info.artifact_uri}/tuned.json")
+        not_after = date.fromisoformat(found["not_after"])
+        if tuning.may_be_judged_from(not_after, [oldest_origin]) and found["gain_low"] > 0:
+            return lightgbm_hurdle.Config(**found["config"]), f"tuned in run {run.info.run_id}"
+    return default
 
 
 def _intervals(
@@ -292,115 +420,223 @@ def rollback(settings: Settings, urls: Urls) -> str:
 
 
 def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
-    """Score every customer of the day with the champion, draw the tiers, write both out of sight.
+    """Score every customer of the day, draw the tiers, write both out of sight.
 
-    Raises TierhouseError: no champion, a champion that knows later days, or a day not built.
+    With the champion; where there is none, with the best method that needs no training, and the
+    score says which. Raises TierhouseError: a champion that knows later days, or a day not built.
     """
-    refuse_days_outside(read_history(urls), [as_of])
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
     _open_mlflow(settings, urls)
     champion = _champion()
-    if champion is None:
-        raise TierhouseError(
-            f"There is no champion model yet. Run `tierhouse train --as-of {as_of}` first."
-        )
-    if _trained_as_of(champion) > as_of:
+    policy = _policy(settings)
+    if champion is not None and _trained_as_of(champion) > as_of:
         raise TierhouseError(
             f"The champion (version {champion.version}) learned from what happened up to "
             f"{_trained_as_of(champion)}, so its scores of {as_of} would know the future. Train "
             f"one as of that day in an installation of its own (TIERHOUSE_HOME), or score a "
             f"later day."
         )
-    policy = _policy(settings)
-    horizon = int(champion.tags["horizon_days"])
-    say(f"Loading version {champion.version}")
-    served, model = _load(champion)
     families = reasons.read_families()
-    say("Scoring")
-    texts = _texts_of(families)
-    with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
-        input_hash = publishing.input_hash(urls, as_of)
-        frame = _read_days(urls, [as_of], texts)
-    version = publishing.Version(
-        as_of_date=as_of,
-        horizon_days=horizon,
-        model_name=REGISTERED,
-        model_version=str(champion.version),
-        policy_version=policy.version,
-        input_hash=input_hash,
-    )
-    predicted = served.predict(frame.drop(columns=["customer_id", *texts], errors="ignore"))
-    spend = predicted["expected_spend"].round(2).to_numpy()
-    low, high = (
-        pa.array(predicted[f"expected_spend_{end}"].round(2), from_pandas=True)
-        for end in ("low", "high")
-    )
-    drawn = tiers.assign(spend, frame["customer_id"].to_numpy(), policy)
-    say("Finding the reasons")
-    scores = pa.table({
-        "customer_id": frame["customer_id"],
-        "horizon_days": pa.array([horizon] * len(frame), pa.int32()),
-        "expected_spend": spend,
-        "expected_spend_low": low,
-        "expected_spend_high": high,
-        "purchase_probability": predicted["purchase_probability"].to_numpy(),
-        "reasons": _reasons(model, frame, families),
-    })  # fmt: skip
-    written = pa.table({
-        "customer_id": frame["customer_id"],
-        "tier": drawn.tier,
-        "tier_rank": pa.array(drawn.rank, pa.int32()),
-        "expected_spend": spend,
-    })  # fmt: skip
+    scratch = settings.home / "scratch-scores"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        file = Path(place) / "features.arrow"
+        say("Reading features")
+        with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
+            input_hash = publishing.input_hash(urls, as_of)
+            _spill_day(urls, as_of, file, _texts_of(families))
+        if champion is None:
+            history_days = (as_of - history.first).days
+            scored = _score_without_model(file, history_days, settings.horizon_days)
+        else:
+            say(f"Loading version {champion.version}")
+            scored = _score_parts(champion, file, families, say)
+        version = publishing.Version(
+            as_of_date=as_of,
+            horizon_days=scored.forecast.asked_days,
+            model_name=scored.model_name,
+            model_version=scored.model_version,
+            policy_version=policy.version,
+            input_hash=input_hash,
+        )
+        say("Writing")
+        written = publishing.write_version(
+            urls, version, _scores(scored, as_of), _tiers(scored, policy)
+        )
     seen = (
         "which nobody sees until it is published"
-        if publishing.write_version(urls, version, scores, written)
+        if written
         else "which is what analysts read already"
     )
     return (
-        f"Scored {len(frame):,} customers of {as_of} with model version {champion.version} as "
+        f"Scored {len(scored.customer_id):,} customers of {as_of} {scored.how} as "
         f"{version.version_id}, {seen}."
     )
 
 
-def _load(champion: ModelVersion) -> tuple[PyFuncModel, lightgbm_hurdle.Model]:
-    """The stored model as what answers, and as the boosters that its reasons come from.
+class _Scored(NamedTuple):
+    """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
+    by what; how: the same in words."""
 
-    Raises TierhouseError: another version of Tierhouse stored it.
-    """
-    files = download_artifacts(f"models:/{REGISTERED}/{champion.version}")
-    served = mlflow.pyfunc.load_model(files)
-    data = served.metadata.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA]
+    customer_id: pa.ChunkedArray
+    forecast: horizons.Forecast
+    reasons: pa.ChunkedArray
+    model_name: str
+    model_version: str
+    how: str
+
+
+def _spill_day(urls: Urls, day: date, file: Path, texts: Sequence[str]) -> None:
+    """The features of a day in an Arrow file: memory holds a part of it at a time."""
+    query = f"select {_selected(urls, texts)} from {TABLE} where as_of_date = $1::date order by 1"
+    spill_arrow(urls.warehouse, query, [day.isoformat()], file)
+
+
+def _parts(file: Path) -> Iterator[pd.DataFrame]:
+    """The rows of an Arrow file, reasons.ROWS_AT_ONCE at a time at most."""
+    with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
+        kept: list[pa.RecordBatch] = []
+        for number in range(reader.num_record_batches):
+            kept.append(reader.get_batch(number))
+            is_last = number == reader.num_record_batches - 1
+            if is_last or sum(batch.num_rows for batch in kept) >= reasons.ROWS_AT_ONCE:
+                yield _to_frame(pa.Table.from_batches(kept))
+                kept = []
+
+
+def _score_parts(
+    champion: ModelVersion, file: Path, families: reasons.Families, say: Say
+) -> _Scored:
+    """The trees and the reasons part by part; what is true of the shop, of all parts together."""
+    outlook = _load(champion)
+    wanted = ("as_of_date", *horizons.population_columns(outlook))
+    threads = os.cpu_count() or 1
+    customers, said, why, told = [], [], [], []
+    for part in _parts(file):
+        customers.append(pa.array(part["customer_id"], pa.string()))
+        said.append(horizons.ask(outlook, part, threads))
+        why.append(_reasons(outlook.asked, part, families, threads))
+        told.append(part[[name for name in wanted if name in part]])
+        say(f"Scored {sum(map(len, customers)):,} customers")
+    answers = {
+        days: lightgbm_hurdle.joined([answered[days] for answered in said])
+        for days in outlook.models
+    }
+    return _Scored(
+        pa.chunked_array(customers),
+        horizons.settle(outlook, pd.concat(told, ignore_index=True), answers),
+        pa.chunked_array(why),
+        REGISTERED,
+        str(champion.version),
+        f"with model version {champion.version}",
+    )
+
+
+def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _Scored:
+    frame = pd.concat(_parts(file), ignore_index=True)
+    rung = sufficiency.below_the_model(frame, history_days)
+    said = {}
+    for days in sorted({horizon_days, *horizons.HORIZONS}):
+        answer = sufficiency.predict_with(rung, frame, days)
+        rung = answer.rung  # where it failed once, the same rung answers for every horizon
+        said[days] = answer.prediction
+    if rung == Rung.spend_rate:
+        said = {d: sufficiency.predict_with(rung, frame, d).prediction for d in said}
+    return _Scored(
+        pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
+        horizons.together(said, horizon_days),
+        pa.chunked_array([pa.nulls(len(frame), pa.string())]),
+        str(rung),
+        "untrained",
+        f"without a model, by {rung} (`tierhouse train` says why there is none),",
+    )
+
+
+def _scores(scored: _Scored, day: date) -> pa.RecordBatchReader:
+    """The rows of scores.customer_scores, horizon by horizon."""
+    forecast, customers = scored.forecast, len(scored.customer_id)
+    due = np.datetime64(day) + forecast.next_order_days.astype("timedelta64[D]")  # NaN is NaT
+    nothing = {
+        "expected_spend_low": pa.nulls(customers, pa.float64()),
+        "expected_spend_high": pa.nulls(customers, pa.float64()),
+        "high_value_probability": pa.nulls(customers, pa.float64()),
+        "next_order_date": pa.nulls(customers, pa.date32()),
+        "reasons": pa.nulls(customers, pa.string()),
+    }
+
+    def table(days: int, found: Prediction) -> pa.Table:
+        only_asked = (
+            {}
+            if days != forecast.asked_days
+            else {
+                "expected_spend_low": _money(found.low, customers),
+                "expected_spend_high": _money(found.high, customers),
+                "high_value_probability": _numbers(found.high_value_probability, customers),
+                "next_order_date": pa.array(due, pa.date32()),
+                "reasons": scored.reasons,
+            }
+        )
+        return pa.table({
+            "customer_id": scored.customer_id,
+            "horizon_days": pa.array(np.full(customers, days, np.int32)),
+            "expected_spend": _money(found.expected_spend, customers),
+            "purchase_probability": _numbers(found.purchase_probability, customers),
+            **nothing,
+            **only_asked,
+        })  # fmt: skip
+
+    tables = (table(days, found) for days, found in forecast.by_horizon.items())
+    first = next(tables)
+    batches = (batch for one in chain([first], tables) for batch in one.to_batches())
+    return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+
+def _numbers(values: np.ndarray | None, customers: int) -> pa.Array:
+    return pa.nulls(customers, pa.float64()) if values is None else pa.array(values)
+
+
+def _money(values: np.ndarray | None, customers: int) -> pa.Array:
+    return _numbers(values if values is None else values.round(2), customers)
+
+
+def _tiers(scored: _Scored, policy: tiers.Policy) -> pa.Table:
+    """The rows of scores.customer_tiers: drawn by the spend that is written."""
+    spend = np.asarray(scored.forecast.asked.expected_spend).round(2)
+    drawn = tiers.assign(spend, scored.customer_id.to_numpy(), policy)
+    return pa.table({
+        "customer_id": scored.customer_id,
+        "tier": drawn.tier,
+        "tier_rank": pa.array(drawn.rank, pa.int32()),
+        "expected_spend": spend,
+    })  # fmt: skip
+
+
+def _load(champion: ModelVersion) -> horizons.Outlook:
+    """Raises TierhouseError: another version of Tierhouse stored it."""
+    files = Path(download_artifacts(f"models:/{REGISTERED}/{champion.version}"))
+    about = Model.load(files).flavors[mlflow.pyfunc.FLAVOR_NAME]
     try:
-        return served, lightgbm_hurdle.from_files(Path(files) / data)
-    except ValueError as error:
+        return horizons.from_files(files / about[mlflow.pyfunc.DATA])
+    except (ValueError, TypeError, KeyError) as error:
         raise TierhouseError(
             f"The champion (version {champion.version}) cannot be read: {error}."
         ) from None
 
 
 def _reasons(
-    model: lightgbm_hurdle.Model, frame: pd.DataFrame, families: reasons.Families
-) -> pa.ChunkedArray:
-    """Of each customer why they have their score, as the JSON that schema.sql describes.
-
-    Part by part: contributions of all customers at once would not fit into memory.
-    """
-    parts = []
-    for start in range(0, len(frame), reasons.ROWS_AT_ONCE):
-        rows = frame.iloc[start : start + reasons.ROWS_AT_ONCE]
-        moved = reasons.effects(model, rows, families, num_threads=os.cpu_count() or 1)
-        found = reasons.top_reasons(rows, moved, families)
-        said = [
-            {"reason": family, "effect": float(f"{effect:.4g}"), "en": en, "zh": zh}
-            for family, effect, en, zh in zip(
-                found.family, found.effect, found.text_en, found.text_zh, strict=True
-            )
-        ]
-        parts.append([
-            json.dumps(said[first:end], ensure_ascii=False)
-            for first, end in pairwise(found.offsets)
-        ])  # fmt: skip
-    return pa.chunked_array(parts, pa.string())
+    model: lightgbm_hurdle.Model, part: pd.DataFrame, families: reasons.Families, threads: int
+) -> pa.Array:
+    moved = reasons.effects(model, part, families, num_threads=threads)
+    found = reasons.top_reasons(part, moved, families)
+    said = [
+        {"reason": family, "effect": float(f"{effect:.4g}"), "en": en, "zh": zh}
+        for family, effect, en, zh in zip(
+            found.family, found.effect, found.text_en, found.text_zh, strict=True
+        )
+    ]
+    ends = pairwise(found.offsets)
+    return pa.array([json.dumps(said[a:b], ensure_ascii=False) for a, b in ends], pa.string())
 
 
 def _texts_of(families: reasons.Families) -> list[str]:
@@ -426,12 +662,8 @@ def _history_may_be_short() -> Iterator[None]:
         raise WrongUsage(str(error)) from None
 
 
-def _read_days(urls: Urls, days: Sequence[date], texts: Sequence[str] = ()) -> pd.DataFrame:
-    """Features of these days: keys, then every feature as float64 (null is NaN).
-
-    texts: columns of text to read too, where the table has them. Raises TierhouseError: a day is
-    not built.
-    """
+def _selected(urls: Urls, texts: Sequence[str] = ()) -> str:
+    """The keys, every feature as a double, and these columns of text where the table has them."""
     with connect(urls.warehouse) as connection:
         columns = connection.execute(
             "select column_name, case data_type when 'boolean' then '::integer::float8' "
@@ -442,9 +674,17 @@ def _read_days(urls: Urls, days: Sequence[date], texts: Sequence[str] = ()) -> p
             [list(texts)],
         ).fetchall()
     features = ", ".join(f"{name}{cast} as {name}" for name, cast in columns)
+    return f"customer_id, as_of_date::timestamp as as_of_date, {features}"
+
+
+def _read_days(urls: Urls, days: Sequence[date]) -> pd.DataFrame:
+    """Features of these days: keys, then every feature as float64 (null is NaN).
+
+    Raises TierhouseError: a day is not built.
+    """
     frame = _read_frame(
         urls,
-        f"select customer_id, as_of_date::timestamp as as_of_date, {features} from {TABLE} "
+        f"select {_selected(urls)} from {TABLE} "
         f"where as_of_date = any(string_to_array($1, ',')::date[]) order by 2, 1",
         _listed(days),
     )
@@ -457,11 +697,9 @@ def _read_days(urls: Urls, days: Sequence[date], texts: Sequence[str] = ()) -> p
     return frame
 
 
-def _read_closed(
-    urls: Urls, days: Sequence[date], horizon_days: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Features of closed days, and what came after, row by row."""
-    frame = _read_days(urls, days)
+def _closed_labels(urls: Urls, frame: pd.DataFrame, horizon_days: int) -> pd.DataFrame:
+    """What came after, row by row of a frame of closed days."""
+    days = [stamp.date() for stamp in frame["as_of_date"].unique()]
     labels = _read_labels(urls, days, [horizon_days]).drop(columns="horizon_days")
     joined = frame[list(KEYS)].merge(labels, how="left", on=list(KEYS), validate="one_to_one")
     if joined["spend"].isna().any():
@@ -469,7 +707,7 @@ def _read_closed(
             f"There are no labels of {horizon_days} days for {joined['as_of_date'].max():%Y-%m-%d}:"
             f" its window is not closed."
         )
-    return frame, joined
+    return joined
 
 
 def _read_labels(urls: Urls, days: Sequence[date], horizons: Sequence[int]) -> pd.DataFrame:
@@ -486,9 +724,11 @@ def _read_labels(urls: Urls, days: Sequence[date], horizons: Sequence[int]) -> p
 
 
 def _read_frame(urls: Urls, query: str, *parameters: object) -> pd.DataFrame:
-    return read_arrow(urls.warehouse, query, parameters).to_pandas(
-        types_mapper={pa.string(): pd.StringDtype()}.get
-    )
+    return _to_frame(read_arrow(urls.warehouse, query, parameters))
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper={pa.string(): pd.StringDtype()}.get)
 
 
 def _listed(days: Sequence[date]) -> str:
@@ -630,17 +870,17 @@ def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
     mlflow.log_figure(figures.dependence(model, some), "figures/dependence.png")
 
 
-def _register(model: lightgbm_hurdle.Model, frame: pd.DataFrame, tags: dict[str, str]) -> str:
-    """Store the model as LightGBM text and JSON, loaded by our own module: nothing is pickled."""
+def _register(outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str]) -> str:
+    """Store the models as LightGBM text and JSON, loaded by our own module: nothing is pickled."""
     inputs = frame.head(100).drop(columns=["customer_id"])
-    served = lightgbm_hurdle.Served(model)
+    served = horizons.Served(outlook)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         folder.mkdir()
-        lightgbm_hurdle.to_files(model, folder)
+        horizons.to_files(outlook, folder)
         logged = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="ml.lightgbm_hurdle",
+            loader_module="ml.horizons",
             data_path=str(folder),
             code_paths=[str(PROJECT / "ml")],
             signature=infer_signature(inputs, served.predict(inputs)),
@@ -674,6 +914,7 @@ def _challenger(
 def _judge_champion(
     champion: ModelVersion | None,
     challenger: lightgbm_hurdle.Model,
+    estimator: Estimator,
     judged: judging.Backtest,
     frame: pd.DataFrame,
     labels: pd.DataFrame,
@@ -702,7 +943,7 @@ def _judge_champion(
             MODEL,
             frame,
             labels,
-            judging.MODELS[MODEL],
+            estimator,
             promotion.as_judged(stored, judged_by, judged.learned_days, _refit(stored)),
             say,
         )
@@ -714,8 +955,8 @@ def _judge_champion(
 def _readable(champion: ModelVersion) -> lightgbm_hurdle.Model | None:
     """The stored model, None where an earlier Tierhouse wrote what this one cannot read."""
     try:
-        return _load(champion)[1]
-    except (MlflowException, OSError, TypeError, ValueError):
+        return _load(champion).asked
+    except (MlflowException, OSError, TierhouseError):
         return None
 
 
@@ -736,9 +977,8 @@ def _promote(
     as_of: date,
     judged_against: ModelVersion | None,
     verdict: promotion.Verdict,
-) -> tuple[str, bool]:
-    """Move the alias if the gate says so, and keep the verdict; what became of the version, and
-    whether there is a champion now."""
+) -> str:
+    """Move the alias if the gate says so, and keep the verdict; what became of the version."""
     client = mlflow.MlflowClient()
     with exclusive(urls.warehouse, "promote"):
         champion = _champion()  # anew: training takes a while, and may not be alone
@@ -754,14 +994,13 @@ def _promote(
     note = promotion.to_markdown(verdict, f"Version {version} of {REGISTERED}, as of {as_of}")
     client.log_text(str(client.get_model_version(REGISTERED, version).run_id), note, "verdict.md")
     if decision == Decision.promoted:
-        return " and is the champion.", True
+        return " and is the champion."
     refused = f". The gate refused it: {verdict.reasons}."
     if before is not None:
-        return f"{refused} Version {before} stays champion.", True
+        return f"{refused} Version {before} stays champion."
     return (
-        f"{refused} There is no champion to score with; `tierhouse promote {version}` makes this "
-        f"one the champion all the same.",
-        False,
+        f"{refused} {WITHOUT_CHAMPION} `tierhouse promote {version}` makes this version the "
+        f"champion all the same."
     )
 
 

@@ -100,14 +100,14 @@ def test_a_day_that_is_no_day(refused, day):
     assert "not a day such as 2018-01-01" in refused(2, "build", "--as-of", day)
 
 
-def test_too_little_history_to_train(refused):
-    assert "first order is of 2011-01-01" in refused(2, "train", "--as-of", "2011-03-02")
-
-
 def test_a_horizon_longer_than_the_history(refused):
     said = refused(2, "backtest", "--origins", "2011-01-02", "--horizon", "4500")
     assert "What the 4500 days from 2011-01-02 brought is not known yet" in said
     assert "a shorter horizon" in said
+
+
+def test_too_little_history_to_tune(refused):
+    assert "first order is of 2011-01-01" in refused(2, "tune", "--as-of", "2011-03-02")
 
 
 def test_a_backtest_without_days_or_with_both_ways_to_name_them(refused):

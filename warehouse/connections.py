@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -109,6 +110,26 @@ def read_arrow(url: str, query: str, parameters: Sequence[Any] = ()) -> pa.Table
     with connect_bulk(url) as connection, connection.cursor() as cursor:
         cursor.execute(query, parameters or None)
         return cursor.fetch_arrow_table()
+
+
+def spill_arrow(url: str, query: str, parameters: Sequence[Any], file: Path) -> int:
+    """Write the rows of a query to an Arrow file, part by part, and say how many there are.
+
+    `pyarrow.ipc.open_file` reads it part by part.
+    """
+    with connect_bulk(url) as connection, connection.cursor() as cursor:
+        cursor.execute(query, parameters or None)
+        reader = cursor.fetch_record_batch()
+        rows = 0
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            pa.OSFile(str(file), "wb") as sink,
+            pa.ipc.new_file(sink, reader.schema, options=options) as writer,
+        ):
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        return rows
 
 
 @contextmanager

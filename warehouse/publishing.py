@@ -58,14 +58,17 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
-def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Table) -> bool:
+def write_version(
+    urls: Urls, version: Version, scores: pa.Table | pa.RecordBatchReader, tiers: pa.Table
+) -> bool:
     """Write one version's scores and tiers in one transaction, replacing what it had.
 
     The version that analysts read is not written again, as its inputs are the same: then False.
 
-    `scores`: customer_id, horizon_days, expected_spend, its _low and _high (null where there is no
-    interval), purchase_probability, reasons (text: a JSON list, see schema.sql).
-    `tiers`: customer_id, tier, tier_rank, expected_spend. One row per customer in each.
+    `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a JSON
+    list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
+    customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend; one row per
+    customer.
     """
     constants: dict[str, Any] = {
         "version_id": version.version_id,
@@ -86,8 +89,9 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             return False
         cursor.execute(
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
-            "model_version, policy_version, input_hash, customers) "
-            "values ($1, $2::date, $3, $4, $5, $6, $7, $8) "
+            "model_version, policy_version, input_hash, customers, feature_version) "
+            "values ($1, $2::date, $3, $4, $5, $6, $7, $8, (select left(fingerprint, 16) "
+            "from ops.consumed where target = 'postgres')) "
             "on conflict (version_id) do update "
             "set scored_at = clock_timestamp(), customers = excluded.customers",
             (version.version_id, version.as_of_date.isoformat(), version.horizon_days,
@@ -98,9 +102,9 @@ def write_version(urls: Urls, version: Version, scores: pa.Table, tiers: pa.Tabl
             ("customer_scores", scores, ("model_name", "model_version")),
             ("customer_tiers", tiers, ("policy_version",)),
         ):
-            names = ", ".join(rows.column_names)
+            names = ", ".join(rows.schema.names)
             values = ", ".join(
-                f"{name}::jsonb" if name == "reasons" else name for name in rows.column_names
+                f"{name}::jsonb" if name == "reasons" else name for name in rows.schema.names
             )
             cursor.adbc_ingest(f"incoming_{table}", rows, mode="create", temporary=True)
             cursor.execute(

@@ -213,6 +213,18 @@ alter table scores.customer_scores
 add column if not exists expected_spend_low numeric(14, 2),
 add column if not exists expected_spend_high numeric(14, 2);
 
+-- Of the horizon that was asked for: the chance to be in the top decile of spend, and the day by
+-- which the customer is likelier than not to have ordered; null where the method does not say, the
+-- day also where it is more than a year away.
+alter table scores.customer_scores
+add column if not exists high_value_probability double precision,
+add column if not exists next_order_date date,
+add column if not exists churn_probability double precision
+generated always as (1 - purchase_probability) stored;
+
+-- By which definitions the features were built: as ops.consumed has it, shortened.
+alter table ops.versions add column if not exists feature_version text;
+
 create table if not exists scores.customer_tiers (
     version_id text not null references ops.versions,
     as_of_date date not null,
@@ -309,7 +321,11 @@ select
         from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
     ) as reasons_zh,
     customer_scores.expected_spend_low,
-    customer_scores.expected_spend_high
+    customer_scores.expected_spend_high,
+    customer_scores.churn_probability,
+    customer_scores.high_value_probability,
+    customer_scores.next_order_date,
+    versions.feature_version
 from ops.published as published
 inner join ops.versions as versions using (version_id)
 inner join scores.customer_tiers as customer_tiers using (version_id)
@@ -317,6 +333,19 @@ inner join scores.customer_scores as customer_scores
     on customer_scores.version_id = customer_tiers.version_id
     and customer_scores.customer_id = customer_tiers.customer_id
     and customer_scores.horizon_days = versions.horizon_days;
+
+create or replace view analytics.customer_outlook as
+select
+    customer_scores.customer_id,
+    customer_scores.horizon_days,
+    customer_scores.expected_spend,
+    customer_scores.purchase_probability,
+    customer_scores.churn_probability,
+    customer_scores.as_of_date,
+    customer_scores.horizon_days = versions.horizon_days as is_judged
+from ops.published as published
+inner join ops.versions as versions using (version_id)
+inner join scores.customer_scores as customer_scores using (version_id);
 
 create or replace view analytics.customer_reasons as
 select
@@ -393,6 +422,22 @@ comment on column analytics.customer_tiers.expected_spend is
     'Expected net spend in the horizon_days after as_of_date, in the reporting currency.';
 comment on column analytics.customer_tiers.purchase_probability is
     'Probability of at least one order in the horizon_days after as_of_date.';
+comment on column analytics.customer_tiers.churn_probability is
+    'Probability of no order in the horizon_days after as_of_date.';
+comment on column analytics.customer_tiers.high_value_probability is
+    'Probability of being in the top decile of spend in the horizon_days after as_of_date; null '
+    'where the method does not say.';
+comment on column analytics.customer_tiers.next_order_date is
+    'The day by which the customer is likelier than not to have ordered; null where that is more '
+    'than a year away.';
+comment on column analytics.customer_tiers.feature_version is
+    'By which definitions the features behind the score were built.';
+comment on view analytics.customer_outlook is
+    'One row per customer and horizon of a week to a year: expected spend, and the probabilities of '
+    'an order and of none. Neither spend nor purchase probability falls as the horizon grows.';
+comment on column analytics.customer_outlook.is_judged is
+    'The horizon of the tiers, whose model stands on the scoreboard. The others are the same kind '
+    'of model, bounded by it; `tierhouse backtest --horizon` judges them.';
 comment on column analytics.customer_tiers.expected_spend_low is
     'Lower end of the interval that is to hold the spend of nine customers in ten: 0 for whoever may '
     'not buy at all. Null where the model had too few customers to learn it from.';

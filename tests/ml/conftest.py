@@ -19,6 +19,17 @@ class Shop:
     labels: pd.DataFrame
     horizon_days: int = HORIZON_DAYS
 
+    def closed(self, *horizons_days: int) -> pd.DataFrame:
+        """Labels of these horizons, of all days whose windows are closed."""
+        end = self.orders["day"].max().date()
+        found = [
+            labels_of(self.orders, frame.reset_index(drop=True), day.date(), days)
+            for day, frame in self.features.groupby("as_of_date")
+            for days in horizons_days
+            if day.date() + timedelta(days=days) <= end
+        ]
+        return pd.concat(found, ignore_index=True)
+
 
 def features_as_of(orders: pd.DataFrame, day: date, first_day: date) -> pd.DataFrame:
     before = orders[orders["day"] < pd.Timestamp(day)]
@@ -49,15 +60,17 @@ def features_as_of(orders: pd.DataFrame, day: date, first_day: date) -> pd.DataF
     return frame.reset_index().assign(as_of_date=pd.Timestamp(day))
 
 
-def labels_of(orders: pd.DataFrame, frame: pd.DataFrame, day: date) -> pd.DataFrame:
+def labels_of(
+    orders: pd.DataFrame, frame: pd.DataFrame, day: date, horizon_days: int = HORIZON_DAYS
+) -> pd.DataFrame:
     start = pd.Timestamp(day)
-    window = (orders["day"] >= start) & (orders["day"] < start + pd.Timedelta(days=HORIZON_DAYS))
+    window = (orders["day"] >= start) & (orders["day"] < start + pd.Timedelta(days=horizon_days))
     after = orders[window].groupby("customer_id")["amount"].agg(["sum", "size"])
     after = after.reindex(frame["customer_id"], fill_value=0).reset_index(drop=True)
     return pd.DataFrame({
         "customer_id": frame["customer_id"],
         "as_of_date": frame["as_of_date"],
-        "horizon_days": HORIZON_DAYS,
+        "horizon_days": horizon_days,
         "spend": after["sum"].astype(float),
         "orders": after["size"].astype(int),
         "is_purchased": after["size"] > 0,

@@ -91,8 +91,6 @@ def test_files_give_back_the_same_predictions_to_the_bit(fitted, tmp_path):
     before, after = predict(model, test), predict(back, test)
     assert (before.expected_spend == after.expected_spend).all()
     assert (before.purchase_probability == after.purchase_probability).all()
-    served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
-    assert (served["expected_spend"] == before.expected_spend).all()
     assert (back.config, back.season) == (model.config, model.season)
 
 
@@ -106,10 +104,38 @@ def test_a_model_with_intervals_gives_them_and_keeps_them(fitted, tmp_path):
     wide = predict(replace(model, intervals=learned), test)
     assert (wide.low <= wide.expected_spend).all() and (wide.expected_spend <= wide.high).all()
     lightgbm_hurdle.to_files(replace(model, intervals=learned), tmp_path)
-    served = lightgbm_hurdle._load_pyfunc(str(tmp_path)).predict(test)
-    assert (served["expected_spend_high"] == wide.high).all()
-    bare = lightgbm_hurdle.Served(model).predict(test)
-    assert bare["expected_spend_low"].isna().all()
+    kept = predict(lightgbm_hurdle.from_files(tmp_path), test)
+    assert (kept.low == wide.low).all() and (kept.high == wide.high).all()
+
+
+def test_who_will_be_of_high_value_is_asked_where_the_labels_say_who_was(fitted, shop, tmp_path):
+    bare, train, labels, test, actual = fitted
+    assert predict(bare, test).high_value_probability is None
+
+    def top_tenth(spend):
+        return spend > spend.quantile(0.9)
+
+    told = labels.assign(is_high_value=labels.groupby("as_of_date")["spend"].transform(top_tenth))
+    model = fit(train, told.astype({"is_high_value": bool}), shop.horizon_days, CONFIG)
+    chance = predict(model, test).high_value_probability
+    assert ((chance > 0) & (chance < 1)).all()
+    is_high = top_tenth(actual["spend"]).to_numpy()
+    assert chance[is_high].mean() > 2 * chance[~is_high].mean()
+    assert (predict(model, test).expected_spend == predict(bare, test).expected_spend).all()
+    lightgbm_hurdle.to_files(model, tmp_path)
+    back = predict(lightgbm_hurdle.from_files(tmp_path), test)
+    assert (back.high_value_probability == chance).all()
+
+
+def test_a_day_in_parts_is_the_day_whatever_the_parts_and_threads(fitted, monkeypatch):
+    model, _, _, test, _ = fitted
+    whole = predict(model, test)
+    monkeypatch.setattr(lightgbm_hurdle, "ROWS_AT_ONCE", 7)
+    parts = lightgbm_hurdle.ask(model, test, num_threads=2)
+    told = test[
+        ["as_of_date", *(c for c in lightgbm_hurdle.population_columns(model) if c in test)]
+    ]
+    assert (lightgbm_hurdle.settle(model, told, parts).expected_spend == whole.expected_spend).all()
 
 
 def test_files_that_do_not_belong_together_are_refused(fitted, tmp_path):
@@ -189,7 +215,7 @@ def test_who_buys_is_asked_of_the_histories_too(fitted):
     unseasoned = replace(model, season=None)
     trees = predict(unseasoned, test).purchase_probability
     both = predict(unseasoned, told).purchase_probability
-    chance = btyd.expected_windows(told, [30])[0].chance
+    chance = btyd.expected_windows(told, [30])[30].chance
     assert both.sum() == pytest.approx(trees.sum())
     odds = logit(both) - logit(trees**0.75 * chance**0.25)
     assert odds == pytest.approx(odds[0], abs=1e-6)

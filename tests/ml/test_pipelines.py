@@ -12,7 +12,8 @@ import psycopg
 import pytest
 import simulated
 
-from ml import lightgbm_hurdle, pipelines, promotion, reasons
+from ml import backtest as judging
+from ml import cutoffs, horizons, lightgbm_hurdle, pipelines, promotion, reasons, sufficiency
 from warehouse import building
 from warehouse.settings import Settings, TierhouseError, WrongUsage
 
@@ -69,17 +70,77 @@ def versions() -> int:
     return len(mlflow.MlflowClient().search_model_versions(f"name='{pipelines.REGISTERED}'"))
 
 
-def test_without_a_champion_scoring_says_to_train(shop, urls):
-    with pytest.raises(TierhouseError, match=f"tierhouse train --as-of {DAY}"):
-        pipelines.score(shop, urls, DAY, lambda what: None)
+def test_without_a_champion_everybody_is_scored_and_the_score_says_by_what(shop, urls):
+    building.build(urls, [DAY], shop.home)
+    said = pipelines.score(shop, urls, DAY, lambda what: None)
+    assert "without a model, by spend_rate" in said  # MBG/NBD cannot be fitted to this shop
+    with psycopg.connect(urls.warehouse, autocommit=True) as connection:
+        rows = pd.DataFrame(
+            connection.execute(
+                "select customer_id, horizon_days, expected_spend::float8, purchase_probability, "
+                "reasons, expected_spend_low, model_name, model_version "
+                "from scores.customer_scores order by horizon_days"
+            ).fetchall()
+        )
+        tiered = connection.execute("select count(*) from scores.customer_tiers").fetchone()
+        for table in ("scores.customer_scores", "scores.customer_tiers", "ops.versions"):
+            connection.execute(f"delete from {table}")
+    frame = pipelines._read_days(urls, [DAY])
+    answer = sufficiency.predict_with(sufficiency.below_the_model(frame, 270), frame, 30)
+    asked = rows[rows[1] == 30].set_index(0).loc[frame["customer_id"]]
+    np.testing.assert_allclose(asked[2], answer.prediction.expected_spend, atol=0.0051)
+    assert tiered == (len(frame),)
+    assert set(rows[1]) == set(horizons.HORIZONS)
+    assert (rows.groupby(0)[2].diff().dropna() >= 0).all()
+    assert (rows.groupby(0)[3].diff().dropna() >= 0).all()
+    assert rows[[4, 5]].isna().all(axis=None)
+    assert set(zip(rows[6], rows[7], strict=True)) == {("spend_rate", "untrained")}
 
 
-def test_a_history_too_short_to_judge_a_model_is_wrong_usage_and_registers_nothing(train, urls):
+def test_too_little_history_trains_nothing_and_says_what_is_missing(train, urls):
     first = building.read_history(urls).first
-    for day in (first, first + timedelta(days=40)):
-        with pytest.raises(WrongUsage, match=str(first)):
-            train(day)
+    with pytest.raises(WrongUsage, match=str(first)):
+        train(first)
+    found = train(first + timedelta(days=100))
+    assert found.backtest is None
+    assert "100 of 180 days of orders" in " ".join(found.message.split())
+    assert "`tierhouse score` does without a model" in found.message
+    assert max(map(len, found.message.splitlines())) <= 80
     assert versions() == 0
+
+
+def test_settings_that_were_surely_better_before_the_judged_windows_are_used(shop, urls):
+    def tune(day: date) -> str:
+        return pipelines.tune(
+            shop,
+            urls,
+            day,
+            seconds=None,
+            trials=2,
+            build=lambda days, horizon: building.build(urls, days, shop.home, horizon_days=horizon),
+            say=lambda what: None,
+        )
+
+    default = lightgbm_hurdle.Config(), "default"
+    assert "2 trials" in tune(DAY)
+    first = building.read_history(urls).first
+    oldest = min(cutoffs.test_origins(DAY, first, 30))
+    assert pipelines._settings_of_trees(30, oldest) == default  # chance teaches nothing
+    (run,) = mlflow.search_runs(
+        experiment_names=[pipelines.TUNINGS],
+        filter_string="tags.tuned = 'true'",
+        output_format="list",
+    )
+    client = mlflow.MlflowClient()
+    found = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/tuned.json")
+    won = {**found, "gain_low": 0.001, "config": {**found["config"], "num_leaves": 7}}
+    client.log_dict(run.info.run_id, won, "tuned.json")
+    config, where_from = pipelines._settings_of_trees(30, oldest)
+    assert (config.num_leaves, where_from) == (7, f"tuned in run {run.info.run_id}")
+    seen = date.fromisoformat(found["not_after"]) - timedelta(days=1)
+    assert pipelines._settings_of_trees(30, seen) == default
+    assert pipelines._settings_of_trees(90, oldest) == default
+    client.delete_run(run.info.run_id)
 
 
 def decisions(urls) -> list[tuple]:
@@ -100,8 +161,8 @@ def verdict_of(version: str) -> tuple[str, str]:
 def test_a_refused_model_is_registered_without_the_alias_and_its_verdict_is_kept(
     refused, shop, urls
 ):
-    assert not refused.has_champion
     assert "The gate refused it" in refused.message
+    assert "`tierhouse score` does without a model" in refused.message
     assert "`tierhouse promote 1`" in refused.message
     ((verdict, version, before, day, why, numbers),) = decisions(urls)
     assert (verdict, version, before, day) == ("refused", "1", None, DAY)
@@ -212,10 +273,19 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
         rows = connection.execute(
             "select customer_id, scores.expected_spend::float8, purchase_probability, "
             "horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8, "
-            "scores.expected_spend_low::float8, scores.expected_spend_high::float8 "
+            "scores.expected_spend_low::float8, scores.expected_spend_high::float8, "
+            "next_order_date - scores.as_of_date, churn_probability, high_value_probability "
             "from scores.customer_scores as scores "
-            "join scores.customer_tiers as tiers using (version_id, customer_id)"
+            "join scores.customer_tiers as tiers using (version_id, customer_id) "
+            "where horizon_days = 30"
         ).fetchall()
+        outlook = pd.DataFrame(
+            connection.execute(
+                "select customer_id, horizon_days, expected_spend::float8, purchase_probability, "
+                "expected_spend_low, high_value_probability, next_order_date, reasons "
+                "from scores.customer_scores order by horizon_days"
+            ).fetchall()
+        )
         day = connection.execute(
             "select * from features.customer_features where as_of_date = %s", [DAY]
         )
@@ -242,6 +312,17 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     assert set(found[5]) == {1, 2, 3, 4}
     (version,) = set(found[6])
     assert version in said
+    np.testing.assert_allclose(found[10].astype(float), expected["next_order_days"])
+    assert (found[11] == 1 - found[2]).all()
+    np.testing.assert_allclose(found[12], expected["high_value_probability"], rtol=1e-12)
+
+    others = outlook[outlook[1] != 30]
+    assert others[[4, 5, 6, 7]].isna().all(axis=None)
+    assert set(outlook[1]) == set(horizons.HORIZONS)
+    for days, rows in outlook.set_index(0).groupby(1):
+        told = expected.loc[rows.index]
+        np.testing.assert_allclose(rows[2], told[f"expected_spend_{days}d"], atol=0.0051)
+        np.testing.assert_allclose(rows[3], told[f"purchase_probability_{days}d"], rtol=1e-12)
 
 
 def test_everybody_has_the_reasons_that_the_champions_own_trees_give(
@@ -254,11 +335,13 @@ def test_everybody_has_the_reasons_that_the_champions_own_trees_give(
     monkeypatch.undo()
     with psycopg.connect(urls.warehouse) as connection:
         stored = dict(
-            connection.execute("select customer_id, reasons from scores.customer_scores").fetchall()
+            connection.execute(
+                "select customer_id, reasons from scores.customer_scores where horizon_days = 30"
+            ).fetchall()
         )
     frame = pipelines._read_days(urls, [DAY])
     files = Path(mlflow.artifacts.download_artifacts(MODEL))
-    model = lightgbm_hurdle.from_files(files / "data" / "model")
+    model = horizons.from_files(files / "data" / "model").asked
     families = reasons.read_families()
     found = reasons.top_reasons(frame, reasons.effects(model, frame, families), families)
     expected = pd.DataFrame({
@@ -281,7 +364,9 @@ def test_everybody_has_the_reasons_that_the_champions_own_trees_give(
     np.testing.assert_allclose(columns[4], expected["effect"], rtol=1e-3)
 
 
-def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(trained, shop, urls):
+def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(
+    trained, shop, urls, tmp_path
+):
     building.build(urls, [DAY], shop.home)
     texts = pipelines._texts_of(reasons.read_families())
     with psycopg.connect(urls.warehouse, autocommit=True) as connection:
@@ -289,7 +374,8 @@ def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(tr
             connection.execute(
                 "update features.feat_customer_behaviour set top_category = %s", [name]
             )
-            frame = pipelines._read_days(urls, [DAY], [*texts, "not_there"])
+            pipelines._spill_day(urls, DAY, tmp_path / "day.arrow", [*texts, "not_there"])
+            frame = pd.concat(pipelines._parts(tmp_path / "day.arrow"), ignore_index=True)
             assert frame["top_category"].fillna("").eq(name or "").all()
     assert list(frame.drop(columns=texts)) == list(pipelines._read_days(urls, [DAY]))
 
@@ -297,8 +383,9 @@ def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(tr
 def test_scoring_again_writes_the_same_rows(trained, shop, urls):
     building.build(urls, [DAY], shop.home)
     query = (
-        "select tiers, reasons from scores.customer_tiers as tiers "
-        "join scores.customer_scores using (version_id, customer_id) order by 1"
+        "select tiers, scores from scores.customer_tiers as tiers "
+        "join scores.customer_scores as scores using (version_id, customer_id) "
+        "order by customer_id, horizon_days"
     )
     found = []
     for _ in range(2):
@@ -335,7 +422,6 @@ def test_a_stale_champion_one_of_a_later_day_or_no_age_at_all_means_training(
 def test_a_model_of_an_earlier_day_is_registered_and_does_not_become_champion(trained, train, urls):
     before = champion(), versions()
     earlier = train(DAY - timedelta(days=30))
-    assert earlier.has_champion
     assert "Version 1 stays champion" in earlier.message
     assert (champion(), versions()) == (before[0], before[1] + 1)
     verdict, version, standing, _, why, numbers = decisions(urls)[-1]
@@ -354,14 +440,13 @@ def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, t
     standing = client.get_model_version(pipelines.REGISTERED, "1")
     passed = promotion.Verdict((), {"metrics": {}, "tiers": []})
     said = pipelines._promote(urls, "2", DAY, standing, passed)
-    assert said == (" and is the champion.", True)
+    assert said == " and is the champion."
     assert champion() == "2"
     assert verdict_of("2")[0] == "promoted"
     assert decisions(urls)[-1][:3] == ("promoted", "2", "1")
 
     # Judged against version 1, which is the champion no longer.
-    said, has_champion = pipelines._promote(urls, "1", DAY, standing, passed)
-    assert has_champion
+    said = pipelines._promote(urls, "1", DAY, standing, passed)
     assert "Version 2 stays champion" in said
     assert champion() == "2"
 
@@ -382,8 +467,12 @@ def test_a_champion_of_other_settings_is_fitted_anew_for_every_window(trained, u
     days = {o.as_of_date for o in judged.origins}.union(
         *(o.training_cutoffs for o in judged.origins)
     )
-    frame, labels = pipelines._read_closed(urls, sorted(days), 30)
-    found = pipelines._judge_champion(version, other, judged, frame, labels, lambda what: None)
+    frame = pipelines._read_days(urls, sorted(days))
+    labels = pipelines._closed_labels(urls, frame, 30)
+    challenger = judging.MODELS[pipelines.MODEL]
+    found = pipelines._judge_champion(
+        version, other, challenger, judged, frame, labels, lambda what: None
+    )
     assert found.version == "1"
     own = judged.pooled[pipelines.MODEL]
     assert found.metrics["normalized_gini"] == own["normalized_gini"]
