@@ -255,25 +255,17 @@ def train_bare(sizes: Sizes, folder: Path, watch: Stopwatch) -> int:
     del frame
     bought = labels["is_purchased"].to_numpy()
     spend = labels["spend"].to_numpy()
-    parameters = _parameters(lightgbm_hurdle.Config())
-    rounds = parameters.pop("rounds")
+    config = lightgbm_hurdle.Config()
     with watch:
         for objective, rows, target in (
             ("binary", values, bought.astype(float)),
             ("tweedie", values[bought], spend[bought]),
             ("binary", values, labels["is_high_value"].to_numpy(dtype=float)),
         ):
-            asked = {**parameters, "objective": objective}
-            lgb.train(asked, lgb.Dataset(rows, target, params=asked), num_boost_round=rounds)
+            asked = {**lightgbm_hurdle.parameters(config), "objective": objective}
+            data = lgb.Dataset(rows, target, params=asked)
+            lgb.train(asked, data, num_boost_round=config.rounds)
     return len(values)
-
-
-def _parameters(config: lightgbm_hurdle.Config) -> dict:
-    """What LightGBM knows of the configuration, and what the model adds to it."""
-    ours = {"season_limit"}
-    told = {name: value for name, value in asdict(config).items() if name not in ours}
-    added = {"bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
-    return {**told, **added}
 
 
 def score(sizes: Sizes, folder: Path, watch: Stopwatch) -> int:

@@ -439,25 +439,34 @@ def _from_features(frame: Frame) -> tuple[Array, Array, Array, Array]:
 
 
 class Window(NamedTuple):
-    """Of each customer the expected days with an order, and the chance of one, both (n,)."""
+    """Of each customer the expected days with an order, the chance of one, and the expected spend,
+    each (n,); no spend where Gamma-Gamma cannot be fitted."""
 
     orders: Array
     chance: Array
+    spend: Array | None
 
 
 def expected_windows(frame: Frame, horizons_days: Sequence[int]) -> dict[int, Window]:
-    """What MBG/NBD, fitted to the histories of one day's customers, expects, by horizon in days.
+    """What MBG/NBD and Gamma-Gamma, fitted to the histories of one day's customers, expect, by
+    horizon in days.
 
     frame: all customers of the day, with the feature columns that tell their histories. Raises
-    ValueError where it cannot be fitted.
+    ValueError where MBG/NBD cannot be fitted.
     """
-    x, t_x, T, _ = _from_features(frame)
+    x, t_x, T, mean_value = _from_features(frame)
     model = fit_mbg_nbd(x, t_x, T)
-    times = {days: days / DAYS_PER_WEEK for days in horizons_days}
-    return {
-        days: Window(expected_orders(model, x, t_x, T, t), order_probability(model, x, t_x, T, t))
-        for days, t in times.items()
-    }
+    try:
+        value = _order_value(x, mean_value)
+    except ValueError:
+        value = None
+    windows = {}
+    for days in horizons_days:
+        time = days / DAYS_PER_WEEK
+        orders = expected_orders(model, x, t_x, T, time)
+        chance = order_probability(model, x, t_x, T, time)
+        windows[days] = Window(orders, chance, None if value is None else orders * value)
+    return windows
 
 
 def try_windows(frame: Frame, horizons_days: Sequence[int]) -> dict[int, Window]:
@@ -468,20 +477,24 @@ def try_windows(frame: Frame, horizons_days: Sequence[int]) -> dict[int, Window]
         return {}
 
 
-def _predict_day(kind: type[Kind], horizon_days: int, frame: Frame) -> tuple[Array, Array]:
-    """Expected spend and chance of an order of one day's customers, each (n,)."""
-    x, t_x, T, mean_value = _from_features(frame)
-    horizon = horizon_days / DAYS_PER_WEEK
-    orders = _fit_orders(kind, x, t_x, T)
+def _order_value(x: Array, mean_value: Array) -> Array:
+    """(n,) what an order is expected to be worth. Raises ValueError where that cannot be had."""
     repeats = mean_value[x > 0]
     smallest = SMALLEST_VALUE * float(np.median(repeats))
     if smallest <= 0:
         raise ValueError("Gamma-Gamma needs order values above zero, and half of them are not")
     worth = mean_value >= smallest
-    value = expected_value(
+    return expected_value(
         fit_gamma_gamma(x[worth], mean_value[worth]), x, np.clip(mean_value, 0, None)
     )
-    spend = expected_orders(orders, x, t_x, T, horizon) * value
+
+
+def _predict_day(kind: type[Kind], horizon_days: int, frame: Frame) -> tuple[Array, Array]:
+    """Expected spend and chance of an order of one day's customers, each (n,)."""
+    x, t_x, T, mean_value = _from_features(frame)
+    horizon = horizon_days / DAYS_PER_WEEK
+    orders = _fit_orders(kind, x, t_x, T)
+    spend = expected_orders(orders, x, t_x, T, horizon) * _order_value(x, mean_value)
     return spend, order_probability(orders, x, t_x, T, horizon)
 
 

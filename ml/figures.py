@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 from scipy.special import expit
 
-from ml import lightgbm_hurdle, reasons
+from ml import lightgbm_hurdle, treeshap
 from ml.backtest import Backtest
 from ml.metrics import CONFUSION, DECILES
 
@@ -109,7 +109,7 @@ def dependence(model: lightgbm_hurdle.Model, frame: pd.DataFrame, top: int = 4) 
     """
     values = frame[list(model.features)].to_numpy(dtype=float, na_value=np.nan)
     odds, amount = (
-        reasons.contributions(booster, values) for booster in (model.purchase, model.amount)
+        treeshap.contributions(booster, values) for booster in (model.purchase, model.amount)
     )
     moved = odds * (1 - expit(odds.sum(axis=1)))[:, None] + amount
     strongest = np.argsort(-np.abs(moved[:, :-1]).mean(axis=0), kind="stable")[:top]

@@ -37,10 +37,10 @@ SMALLEST_SIGMA, LARGEST_SIGMA = 0.1, 2.5
 class Config:
     """The network's shape. encoder: one of ENCODERS; the sizes are those of `SIZES`.
 
-    max_events: the newest that are read. 128 hold what most shops know of most customers, and on a
-    CPU time grows with them: 512 take four times as long for those who have as many. blank_share: of
-    the events that are blanked out while learning, so that blank is something the network knows
-    when reasons compare with it.
+    max_events: the newest that are read. 128 hold all that most shops know of most customers, and
+    time on a CPU grows with them: 512 take at least four times as long for whoever has as many.
+    blank_share: of the events that are blanked out while learning, so that blank is something the
+    network knows when reasons compare with it.
     """
 
     encoder: str = "transformer"
@@ -100,6 +100,9 @@ class Transformer(nn.Module):
     2021): half of each head turns with the place in the stream, half with the days between events,
     from a week to ten years."""
 
+    of_place: Tensor
+    of_days: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
@@ -128,12 +131,12 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        b, l, d = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(b, l, 3, self.heads, d // self.heads)
+        b, length, d = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, heads, l, d / heads)
         q, k = rotated(q, *turn).to(v.dtype), rotated(k, *turn).to(v.dtype)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(attended.transpose(1, 2).reshape(b, l, d)))
+        x = x + self.dropout(self.out(attended.transpose(1, 2).reshape(b, length, d)))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
@@ -225,6 +228,8 @@ class NextEvent(nn.Module):
     line of a basket and the next visit.
     """
 
+    waits: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.backbone = Backbone(config)
@@ -239,27 +244,19 @@ class NextEvent(nn.Module):
         states = self.backbone(batch)[:, :-1]
         real = torch.arange(states.shape[1], device=states.device) < batch.length[:, None]
         states = states[real]  # (events, d)
-        kind, category, amount, gap = (
-            values[real] for values in (batch.kind, batch.category, batch.amount, batch.gap)
-        )
-        category = hashed(category, self.backbone.config.category_buckets)
-        has_amount, has_gap = amount != 0, batch.has_gap[real] > 0
+        kind, amount, gap = (values[real] for values in (batch.kind, batch.amount, batch.gap))
+        category = hashed(batch.category[real], self.backbone.config.category_buckets)
         wait = torch.bucketize(gap, self.waits, right=True)
-        sums = [
-            F.cross_entropy(self.kind(states).float(), kind, reduction="sum"),
-            F.cross_entropy(self.category(states).float(), category, reduction="sum"),
-            (F.smooth_l1_loss(self.amount(states).float()[:, 0], amount, reduction="none") * has_amount).sum(),
-            (F.cross_entropy(self.wait(states).float(), wait, reduction="none") * has_gap).sum(),
-        ]  # fmt: skip
-        counts = torch.stack(
-            [
-                torch.ones_like(gap).sum(),
-                torch.ones_like(gap).sum(),
-                has_amount.sum(),
-                has_gap.sum(),
-            ]
+        losses = (
+            F.cross_entropy(self.kind(states).float(), kind, reduction="none"),
+            F.cross_entropy(self.category(states).float(), category, reduction="none"),
+            F.smooth_l1_loss(self.amount(states).float()[:, 0], amount, reduction="none"),
+            F.cross_entropy(self.wait(states).float(), wait, reduction="none"),
         )
-        return torch.stack(sums), counts.float()
+        every = torch.ones_like(gap)
+        asked = (every, every, (amount != 0).float(), batch.has_gap[real])
+        sums = [(loss * where).sum() for loss, where in zip(losses, asked, strict=True)]
+        return torch.stack(sums), torch.stack([where.sum() for where in asked])
 
 
 class Answers(NamedTuple):
@@ -282,6 +279,11 @@ class CustomerValue(nn.Module):
     what a buyer spends in the training rows. mu stays between the ends, and expected spend below
     the highest, so no exponential runs away.
     """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+    mu_range: Tensor
+    largest: Tensor
 
     def __init__(
         self, config: Config, features: int, log_spend: tuple[float, float, float]
@@ -320,7 +322,7 @@ class CustomerValue(nn.Module):
     def log_expected(self, answers: "Answers") -> Tensor:
         """(b,) logarithm of expected spend, at most that of the highest spend there was."""
         mean = ziln_log_mean(answers.spends, answers.mu, answers.sigma)
-        return mean.minimum(self.largest)  # pyright: ignore[reportArgumentType]
+        return mean.minimum(self.largest)
 
     def answer(self, states: Tensor, length: Tensor, features: Tensor) -> Answers:
         embedding = self.pool(pooled(states, length))

@@ -1,7 +1,7 @@
 """Pre-training, fine-tuning, prediction and storage of the sequence model. No clock, no pickle.
 
-Pre-training reads every event up to the newest training cutoff and asks what comes next; fine-tuning
-reads what each cutoff knew and asks what the customer was worth after it.
+Pre-training reads every event up to the newest training cutoff and asks what comes next;
+fine-tuning reads what each cutoff knew and asks what the customer was worth after it.
 
 Who is left out to stop in time: a share of the customers, at the newest training cutoff. They are
 learned from only at cutoffs whose windows had closed by then, because a window that overlaps theirs
@@ -51,7 +51,8 @@ INTEGRATION_STEPS = 64
 @dataclass(frozen=True)
 class Config:
     """How the network is trained. threads are part of the result: sums of floats depend on how
-    they are shared out; nothing else of the machine is, on a CPU.
+    they are shared out. One by default: where the cores are busy with something else two wait for
+    each other, and were measured at up to six times the time of one.
 
     pretraining_epochs over all pieces of all streams; epochs over the rows, but no more than
     max_steps batches together: a shop of ten million customers has seen enough before one epoch
@@ -76,7 +77,7 @@ class Config:
     patience: int = 3
     checkpoint_steps: int = 100
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,9 @@ def fit(
 
     The order of the rows changes nothing. labels: spend, is_purchased; is_high_value and
     is_purchased_7d, _14d and _30d where they are asked, null where not known; horizon_days where
-    the windows are not of the horizon asked for. Every numeric column of the frame that is no key or
-    label is a static feature. backbone: what `pretrain` returned, None to pre-train here, up to the
-    newest training cutoff. checkpoints, callback: as in `pretrain`; the callback also gets
+    the windows are not of the horizon asked for. Every numeric column of the frame that is no key
+    or label is a static feature. backbone: what `pretrain` returned, None to pre-train here, up to
+    the newest training cutoff. checkpoints, callback: as in `pretrain`; the callback also gets
     validation_loss, at the steps that have one. Raises ValueError where nobody spent anything.
     """
     rows = _sorted_rows(frame)
@@ -299,7 +300,7 @@ def ask(model: Model, frame: Frame, events: Streams) -> Answers:
 
 def attributions(model: Model, frame: Frame, events: Streams) -> tuple[Array, Array, Array]:
     """What each event moves the logarithm of expected spend by: (n, l), 0 where padded; then that
-    logarithm (n,), and the same with all events blank (n,), by which the rows sum to the difference.
+    logarithm (n,), and the same with all events blank (n,). A row sums to the difference.
 
     Integrated gradients over the event embeddings (Sundararajan, Taly & Yan 2017), from the blank
     that the network learned beside the events.
@@ -329,7 +330,7 @@ def attributions(model: Model, frame: Frame, events: Streams) -> tuple[Array, Ar
             internal_batch_size=ROWS_AT_ONCE,
         )
         by_event, at_events, at_blank = (
-            t.detach().cpu().double().numpy() for t in (moved.sum(-1), *ends)
+            found.detach().cpu().double().numpy() for found in (moved.sum(dim=-1), *ends)
         )
     return by_event, at_events, at_blank
 
@@ -337,25 +338,28 @@ def attributions(model: Model, frame: Frame, events: Streams) -> tuple[Array, Ar
 def top_events(model: Model, events: Streams, frame: Frame, n: int) -> Frame:
     """The n events of each of the frame's customers that move expected spend most, either way.
 
-    Columns: customer_id, as_of_date, rank (from 1), event (its place in the streams' columns), kind,
-    occurred_at (UTC) and effect, the logarithm that expected spend is moved by against a blank
-    event. Whoever has fewer events has fewer rows.
+    Columns: customer_id, as_of_date, rank (from 1), event (its place in the streams' columns),
+    kind, occurred_at (UTC) and effect: what the logarithm of expected spend is moved by against a
+    blank event. Whoever has fewer events has fewer rows.
     """
     cuts = _cuts(events, frame, model.config)
-    parts = []
+    kept = np.minimum(cuts.lengths, n)
+    row = np.repeat(np.arange(len(frame)), kept)
+    rank = np.arange(row.size) - np.repeat(np.cumsum(kept) - kept, kept)
+    place, effect = np.zeros((len(frame), n), dtype=np.int64), np.zeros((len(frame), n))
     for rows in streams.batches_by_length(cuts.lengths, ROWS_EXPLAINED_AT_ONCE):
-        effects, *_ = attributions(model, frame.iloc[rows], events)
-        for row, moved in zip(rows, effects, strict=True):
-            moved = moved[: cuts.lengths[row]]
-            first = np.argsort(-np.abs(moved), kind="stable")[:n]
-            parts.append((np.full(first.size, row), np.arange(first.size) + 1, cuts.start[row] + first, moved[first]))  # fmt: skip
-    parts.sort(key=lambda part: part[0][0] if part[0].size else -1)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [[]] * 4
-    row, rank, event, effect = columns
+        moved, *_ = attributions(model, frame.iloc[rows], events)  # padding moves nothing: last
+        first = np.argsort(-np.abs(moved), axis=1, kind="stable")[:, :n]
+        place[rows, : first.shape[1]] = first
+        effect[rows, : first.shape[1]] = np.take_along_axis(moved, first, axis=1)
+    event = cuts.start[row] + place[row, rank]
     found = frame[["customer_id", "as_of_date"]].iloc[row].reset_index(drop=True)
-    occurred_at = np.asarray(events.occurred_at[event]).astype("datetime64[s]")
     return found.assign(
-        rank=rank, event=event, kind=events.kind[event], occurred_at=occurred_at, effect=effect
+        rank=rank + 1,
+        event=event,
+        kind=events.kind[event],
+        occurred_at=np.asarray(events.occurred_at[event]).astype("datetime64[s]"),
+        effect=effect[row, rank],
     )
 
 
@@ -471,7 +475,7 @@ def _run(
 
 @dataclass
 class _Progress:
-    """best: the weights with best_loss; worse: how many validations in a row since did no better."""
+    """best: the weights with best_loss. worse: validations in a row since that did no better."""
 
     step: int
     best_loss: float

@@ -265,7 +265,7 @@ def _runs(ids: pa.ChunkedArray) -> tuple[Array, Array]:
         raise ValueError(f"customer_id is null in {ids.null_count} events; every event has one")
     names, starts, past = [np.empty(0, dtype="S1")], [np.empty(0, dtype=np.int64)], 0
     for chunk in ids.chunks:
-        runs = pc.run_end_encode(chunk, run_end_type=pa.int64())
+        runs = pc.call_function("run_end_encode", [chunk], pc.RunEndEncodeOptions(pa.int64()))
         ends = np.asarray(runs.run_ends)
         names.append(np.array([name.encode() for name in runs.values.to_pylist()], dtype=bytes))
         starts.append(past + np.r_[0, ends[:-1]] if ends.size else ends)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import figures, lightgbm_hurdle, reasons
+from ml import figures, lightgbm_hurdle, reasons, treeshap
 
 UNKNOWN = 37  # rows without a value of recency_days
 
@@ -45,7 +45,7 @@ def test_dependence_shows_each_row_of_the_strongest_features_and_nulls_apart(fit
     place = model.features.index("recency_days")
     values = frame[list(model.features)].to_numpy(dtype=float)
     for axes, booster in ((odds, model.purchase), (amount, model.amount)):
-        moved = reasons.contributions(booster, values)[:, place]
+        moved = treeshap.contributions(booster, values)[:, place]
         known, unknown = (line.get_xydata() for line in axes.get_lines()[::2])
         shown = set(zip(frame["recency_days"], moved, strict=True))
         assert {tuple(dot) for dot in known} <= shown

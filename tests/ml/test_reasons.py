@@ -15,13 +15,13 @@ from ml.reasons import (
     DEFAULT_FAMILIES,
     WORTH_SAYING,
     ReasonsError,
-    contributions,
     dependence,
     effects,
     importance,
     read_families,
     top_reasons,
 )
+from ml.treeshap import contributions
 
 FAMILIES = read_families()
 PLACES = {name: place for place, name in enumerate(FAMILIES.names)}
