@@ -45,9 +45,10 @@ test: install lint ## everything that must hold, under 15 minutes
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest
 
-bench: install ## how fast loads and builds are, beside the least that they could take
+bench: install ## how fast loads, builds and models are, beside the least they could take
 	@$(BIN)/python -m bench.loading
 	@$(BIN)/python -m bench.features
+	@$(BIN)/python -m bench.modelling
 
 lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .

@@ -38,6 +38,7 @@ from ml import (
     horizons,
     intervals,
     lightgbm_hurdle,
+    model_card,
     promotion,
     reasons,
     sufficiency,
@@ -45,6 +46,7 @@ from ml import (
     tuning,
 )
 from ml.baselines import Estimator
+from ml.classifiers import CLASSIFIERS
 from ml.metrics import DIRECTIONS, Prediction
 from ml.promotion import Decision
 from ml.sufficiency import Rung
@@ -240,7 +242,9 @@ def train(
         _log_figures(judged)
         mlflow.log_figure(figures.importance(model), "figures/feature_importance.png")
         _log_explanation(model, frame)
-        version = _register(outlook, frame, tags)
+        card = model_card.to_markdown(outlook, judged, MODEL, as_of, learned_from, report)
+        mlflow.log_text(card, "model_card.md")
+        version = _register(outlook, frame, tags, card)
     _write_evaluation(urls, judged, policy, version)
     became = _promote(urls, version, as_of, champion, verdict)
     return Trained(
@@ -859,6 +863,10 @@ def _log_figures(judged: judging.Backtest) -> None:
     mlflow.log_figure(figures.gain(judged, name), "figures/gain_curve.png")
     if newest.predictions[name].expected_spend is not None:
         mlflow.log_figure(figures.calibration(judged, name), "figures/calibration_by_decile.png")
+    if newest.high_value is not None:
+        asked = [name, *(one for one in CLASSIFIERS if one in newest.predictions)]
+        mlflow.log_figure(figures.roc(judged, asked), "figures/high_value_roc.png")
+        mlflow.log_figure(figures.confusion(judged, asked), "figures/high_value_confusion.png")
 
 
 def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
@@ -870,7 +878,9 @@ def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
     mlflow.log_figure(figures.dependence(model, some), "figures/dependence.png")
 
 
-def _register(outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str]) -> str:
+def _register(
+    outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str], card: str
+) -> str:
     """Store the models as LightGBM text and JSON, loaded by our own module: nothing is pickled."""
     inputs = frame.head(100).drop(columns=["customer_id"])
     served = horizons.Served(outlook)
@@ -893,7 +903,12 @@ def _register(outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, st
     with suppress(MlflowException):  # it is there already
         client.create_registered_model(REGISTERED, description=ABOUT)
     version = client.create_model_version(
-        REGISTERED, logged.model_uri, logged.run_id, tags, model_id=logged.model_id
+        REGISTERED,
+        logged.model_uri,
+        logged.run_id,
+        tags,
+        model_id=logged.model_id,
+        description=card,
     )
     return str(version.version)
 

@@ -72,6 +72,7 @@ class EventEmbedding(nn.Module):
         for table in self.codes:
             nn.init.normal_(table.weight, std=0.1)  # pyright: ignore[reportArgumentType]
         self.numbers = nn.Linear(4 + 2 * 2 * WAVES, config.dim)
+        self.norm = nn.LayerNorm(config.dim)
         self.buckets = (config.category_buckets, config.product_buckets)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -86,7 +87,7 @@ class EventEmbedding(nn.Module):
         found = self.numbers(numbers)
         for table, code in zip(self.codes, codes, strict=True):
             found = found + table(code)
-        return found
+        return self.norm(found)
 
 
 def hashed(codes: Tensor, buckets: int) -> Tensor:
@@ -192,8 +193,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = EventEmbedding(config)
-        self.start = nn.Parameter(torch.randn(config.dim) * 0.1)
-        self.blank = nn.Parameter(torch.randn(config.dim) * 0.1)
+        self.start = nn.Parameter(torch.randn(config.dim))
+        self.blank = nn.Parameter(torch.randn(config.dim))
         self.encoder = ENCODERS[config.encoder](config)
         self.norm = nn.LayerNorm(config.dim)
 

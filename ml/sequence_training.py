@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ml import sequence, streams
 from ml.lightgbm_hurdle import AMOUNT_IN_RANKING, feature_columns, matrix
@@ -45,7 +44,7 @@ Callback = Callable[[dict[str, Any]], None]
 FORMAT = 1
 ROWS_AT_ONCE = 512  # customers in a batch that nothing is learned from
 ROWS_EXPLAINED_AT_ONCE = 64
-INTEGRATION_STEPS = 64
+INTEGRATION_STEPS = 128
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ class Model:
 class Stage:
     """A training run: what it learns and in which order. Only `_run` goes through it.
 
-    batches: an epoch's rows, batch by batch. losses: sums and counts (tasks,) of a batch's rows by
-    the network, which may be wrapped. validate: the loss of the customers held out, or None.
+    batches: an epoch's rows, batch by batch. losses: sums and counts (tasks,) of some rows.
+    validate: the loss of the customers held out, or None.
     fingerprint: of everything that decides the result.
     """
 
@@ -109,7 +108,7 @@ class Stage:
     learning_rate: float
     steps: int
     batches: Callable[[int], list[Array]]
-    losses: Callable[[nn.Module, Array], tuple[Tensor, Tensor]]
+    losses: Callable[[Array], tuple[Tensor, Tensor]]
     validate: Callable[[], float] | None
     fingerprint: str
 
@@ -132,8 +131,8 @@ def pretrain(
         torch.manual_seed(config.seed)
         network = NextEvent(config.network).to(device)
 
-        def losses(module: nn.Module, rows: Array) -> tuple[Tensor, Tensor]:
-            return module(tensors(streams.read(events, cuts.take(rows)), device))
+        def losses(rows: Array) -> tuple[Tensor, Tensor]:
+            return network(tensors(streams.read(events, cuts.take(rows)), device))
 
         def batches(epoch: int) -> list[Array]:
             seed = (config.seed, 0, epoch)
@@ -203,9 +202,9 @@ def fit(
         network.backbone.load_state_dict(backbone)
         network.to(device)
 
-        def losses(module: nn.Module, rows: Array) -> tuple[Tensor, Tensor]:
+        def losses(rows: Array) -> tuple[Tensor, Tensor]:
             batch = tensors(streams.read(events, cuts.take(rows)), device)
-            answers = module(batch, torch.from_numpy(values[rows]).to(device))
+            answers = network(batch, torch.from_numpy(values[rows]).to(device))
             return sequence.value_losses(answers, torch.from_numpy(targets[rows]).to(device))
 
         def batches(epoch: int) -> list[Array]:
@@ -218,7 +217,7 @@ def fit(
             total, count = torch.zeros(len(TASKS)), torch.zeros(len(TASKS))
             for part in streams.batches_by_length(cuts.lengths[held_out], ROWS_AT_ONCE):
                 with _precision(device):
-                    sums, counts = losses(network, held_out[part])
+                    sums, counts = losses(held_out[part])
                 total, count = total + sums.cpu(), count + counts.cpu()
             return float((total / count.clamp(min=1)).sum())
 
@@ -420,7 +419,6 @@ def _run(
     state = _Progress(step=0, best_loss=float("inf"), worse=0, best=_copied(network))
     if checkpoints is not None:
         state = _resumed(checkpoints, stage, network, optimizer, state)
-    module = DistributedDataParallel(network) if processes > 1 else network
     per_epoch = len(stage.batches(0))
     epoch, batches = -1, []
     while state.step < stage.steps and state.worse < config.patience:
@@ -435,10 +433,11 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         with _precision(device):
-            sums, counts = stage.losses(module, rows[rank::processes])
-        by_task = _over_all(sums, counts)
+            sums, counts = stage.losses(rows[rank::processes])
+        by_task = sums / _summed(counts).clamp(min=1)  # this process' share of the mean losses
         optimizer.zero_grad()
-        (by_task.sum() * processes).backward()
+        by_task.sum().backward()
+        _sum_gradients(network)
         nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
         state.step += 1
@@ -492,16 +491,22 @@ def _schedule(step: int, steps: int, config: Config) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(1, steps - warmup))))
 
 
-def _over_all(sums: Tensor, counts: Tensor) -> Tensor:
-    """(tasks,) this process' share of the mean losses of the whole batch, 0 where nobody knows."""
-    return sums / _summed(counts).clamp(min=1)
-
-
 def _summed(values: Tensor) -> Tensor:
+    """The sum over all processes, on each of them."""
     if _place()[1] > 1:
         values = values.clone()
         distributed.all_reduce(values)
     return values
+
+
+def _sum_gradients(network: nn.Module) -> None:
+    """Every process gets the gradient of the whole batch, all parameters in one message."""
+    if _place()[1] > 1:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        flat = _summed(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def _place() -> tuple[int, int]:

@@ -212,7 +212,20 @@ def test_training_shows_what_the_model_looks_at(trained):
     logged = mlflow.MlflowClient().list_artifacts(version.run_id, "figures")
     assert {file.path.removeprefix("figures/") for file in logged if file.file_size} >= {
         "feature_importance.png", "reasons_importance.png", "dependence.png",
+        "high_value_roc.png", "high_value_confusion.png", "gain_curve.png",
     }  # fmt: skip
+
+
+def test_a_version_has_its_card_with_the_board_and_its_limits(trained):
+    version = mlflow.MlflowClient().get_model_version(pipelines.REGISTERED, "1")
+    card = version.description
+    assert card == mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md")
+    best = trained.backtest.best_baseline["normalized_gini"]
+    board = trained.backtest.pooled
+    assert f"| {board[pipelines.MODEL]['normalized_gini']:.3f} (" in card
+    assert f"| {best} {board[best]['normalized_gini']:.3f} |" in card
+    assert "365 days from windows of 180" in card
+    assert "It has seen no season twice." in card
 
 
 def test_training_needs_no_git(shop, monkeypatch):
