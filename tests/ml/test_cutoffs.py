@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ml.cutoffs import (
     NotEnoughHistory,
     backtest_days,
+    newer_cutoffs,
     test_origins,
     training_cutoffs,
     training_cutoffs_among,
@@ -69,6 +70,13 @@ def test_the_days_of_a_backtest_are_all_that_its_origins_learn_from():
     for origin in origins:
         assert {origin, *training_cutoffs(origin, FIRST, 90)} <= set(days)
         assert training_cutoffs_among(days, origin, 90) == training_cutoffs(origin, FIRST, 90)
+
+
+def test_shorter_horizons_have_the_days_between_the_newest_cutoff_and_today():
+    assert newer_cutoffs(date(2021, 1, 1), date(2020, 10, 3)) == (
+        date(2020, 12, 2), date(2020, 11, 2),
+    )  # fmt: skip
+    assert newer_cutoffs(date(2021, 1, 1), date(2020, 12, 2)) == ()
 
 
 def test_a_horizon_of_no_days_is_refused():

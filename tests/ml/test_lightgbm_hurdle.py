@@ -221,6 +221,30 @@ def test_who_buys_is_asked_of_the_histories_too(fitted):
     assert odds == pytest.approx(odds[0], abs=1e-6)
 
 
+def test_expected_spend_is_the_mean_of_what_the_trees_and_the_histories_expect(fitted):
+    """On average over the logarithms, and as a total what the trees say."""
+    model, _, _, test, _ = fitted
+    rng = np.random.default_rng(3)
+    gap = rng.gamma(4, 8, len(test))
+    worth = 40 / rng.gamma(4, 1, len(test))
+    told = test.assign(
+        order_gap_mean_days=np.where(test["frequency_orders"] > 1, gap, np.nan),
+        average_order_value=worth * rng.gamma(6, 1 / 6, len(test)),
+        first_order_value=worth,
+    )
+    unseasoned = replace(model, season=None)
+    window = btyd.expected_windows(told, [30])[30]
+    answers = lightgbm_hurdle.ask(unseasoned, told, 1)
+    chance = answers.purchase**0.75 * window.chance**0.25
+    trees = chance * answers.amount * model.calibration
+    both = predict(unseasoned, told).expected_spend
+    ratio = both / (trees**0.8 * window.spend**0.2)
+    assert ratio == pytest.approx(ratio[0])
+    assert both.sum() == pytest.approx(
+        (answers.purchase * answers.amount).sum() * model.calibration
+    )
+
+
 def test_a_shorter_window_that_was_learned_is_stretched_to_the_horizon(shop):
     train, labels, test, _ = split(shop)
     short = fit(train, labels, 30, CONFIG)

@@ -1,6 +1,6 @@
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from ml.sequence_training import (
 
 HORIZON_DAYS = 30
 CUTOFFS = (160, 200, 240, 280)  # days since 1970-01-01
-UNTIL = date(1970, 1, 1) + pd.Timedelta(days=CUTOFFS[-1])
+UNTIL = date(1970, 1, 1) + timedelta(days=CUTOFFS[-1])
 TINY = sequence.Config(dim=16, layers=1, heads=2, category_buckets=16, product_buckets=16)
 CONFIG = Config(
     network=TINY, pretraining_epochs=1, epochs=12, batch_size=64, learning_rate=1e-2,
@@ -368,7 +368,9 @@ def losses_of_each_step(config):
 
 
 def one_of_two(rank, store, config):
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", f"file://{store}", timedelta(minutes=2), world_size=2, rank=rank
+    )
     try:
         return losses_of_each_step(config)
     finally:
@@ -386,7 +388,7 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     given = tmp_path / "store", config
     other = multiprocessing.spawn(the_other, given, nprocs=1, join=False)
     together = one_of_two(0, *given)
-    assert other.join(timeout=60)
+    assert other.join(timeout=120)
     alone = losses_of_each_step(config)
     assert len(alone) == 12
     assert [step[:2] for step in together] == [step[:2] for step in alone]
