@@ -678,8 +678,9 @@ def _sorted_rows(frame: Frame) -> Array:
 
 
 def _features(frame: Frame, features: tuple[str, ...]) -> Array:
-    """(n, features) float32"""
-    return matrix(frame, features).astype(np.float32)
+    """(n, features) float32, as large as it can hold where a number is larger; NaN where null."""
+    limit = float(np.finfo(np.float32).max)
+    return np.clip(matrix(frame, features), -limit, limit).astype(np.float32)
 
 
 def _days(frame: Frame) -> Array:

@@ -226,11 +226,13 @@ def test_expected_spend_is_the_mean_of_what_the_trees_and_the_histories_expect(f
     model, _, _, test, _ = fitted
     rng = np.random.default_rng(3)
     gap = rng.gamma(4, 8, len(test))
-    worth = 40 / rng.gamma(4, 1, len(test))
+    repeats = np.round((test["tenure_days"] - test["recency_days"]) / gap)
+    shape = 6 * np.maximum(repeats, 1)
+    repeat_value = rng.gamma(shape) / shape * 40 / rng.gamma(4, 1, len(test))
     told = test.assign(
         order_gap_mean_days=np.where(test["frequency_orders"] > 1, gap, np.nan),
-        average_order_value=worth * rng.gamma(6, 1 / 6, len(test)),
-        first_order_value=worth,
+        average_order_value=(repeat_value * repeats + 20) / test["frequency_orders"],
+        first_order_value=20.0,
     )
     unseasoned = replace(model, season=None)
     window = btyd.expected_windows(told, [30])[30]
