@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ml import cutoffs, lightgbm_hurdle
+from ml import customer_hash, cutoffs, lightgbm_hurdle
 from ml.baselines import BASELINES as RULES
 from ml.baselines import Estimator
 from ml.btyd import BTYD
@@ -26,6 +27,7 @@ from ml.metrics import (
     interval,
     resample_weights,
 )
+from ml.streams import Streams
 
 Frame = pd.DataFrame
 Metrics = dict[str, float]
@@ -42,6 +44,101 @@ def hurdle(config: lightgbm_hurdle.Config) -> Estimator:
 
 
 MODELS: Mapping[str, Estimator] = {"lightgbm_hurdle": hurdle(lightgbm_hurdle.Config())}
+# What reads the events. Networks take minutes where trees take seconds, so they are judged only
+# where somebody asks for them by name.
+ON_EVENTS = ("transformer", "gru", "cnn", "transformer_scratch", "hybrid")
+
+
+def on_events(
+    names: Sequence[str], events: Streams, say: Callable[[str], None] = lambda message: None
+) -> dict[str, Estimator]:
+    """The models of these names, of ON_EVENTS, bound to the events that they read.
+
+    transformer_scratch is the transformer without pre-training. Those that share a backbone
+    pre-train it once for each origin. say: is told of every tenth step.
+    """
+    from ml import hybrid, sequence, sequence_training  # torch: seconds that others need not wait
+
+    def told(name: str) -> Callable[[dict[str, Any]], None]:
+        def callback(report: dict[str, Any]) -> None:
+            if report["step"] % 10 == 0:
+                say(f"{name}: {report['stage']}, step {report['step']} of {report['steps']}")
+
+        return callback
+
+    @lru_cache(maxsize=len(ON_EVENTS))
+    def pretrained(until: date, config: sequence_training.Config) -> hybrid.Weights:
+        name = config.network.encoder
+        return sequence_training.pretrain(events, until, config, callback=told(name))
+
+    def network(name: str, config: sequence_training.Config) -> Estimator:
+        def fit(frame: Frame, labels: Frame, horizon_days: int) -> sequence_training.Model:
+            backbone = pretrained(hybrid.newest_day(frame), config)
+            return sequence_training.fit(
+                frame, labels, horizon_days, events, config, backbone, callback=told(name)
+            )
+
+        return Estimator(fit, partial(sequence_training.predict, events=events))
+
+    def fit_hybrid(frame: Frame, labels: Frame, horizon_days: int) -> hybrid.Model:
+        config = hybrid.Config()
+        backbone = pretrained(hybrid.newest_day(frame), config.sequence)
+        return hybrid.fit(
+            frame, labels, horizon_days, events, config, backbone, callback=told("hybrid")
+        )
+
+    default = sequence_training.Config()
+    encoders = {
+        name: replace(default, network=replace(default.network, encoder=name))
+        for name in sequence.ENCODERS
+    }
+    networks = {**encoders, "transformer_scratch": replace(default, pretraining_epochs=0)}
+    found = {name: network(name, config) for name, config in networks.items()}
+    found["hybrid"] = Estimator(fit_hybrid, partial(hybrid.predict, events=events))
+    return {name: found[name] for name in names}
+
+
+def of_share(estimator: Estimator, share: float) -> Estimator:
+    """The estimator, fitted to the labels of a share of the customers, the same ones for ever.
+
+    What is learned without labels (pre-training, MBG/NBD) still learns from everybody. Its fit
+    raises ValueError where the share holds nobody.
+    """
+
+    def fit(frame: Frame, labels: Frame, horizon_days: int) -> Any:
+        is_kept = customer_hash.uniform(frame["customer_id"], "labels") < share
+        newest = (frame["as_of_date"] == frame["as_of_date"].max()).to_numpy()
+        if not (is_kept & newest).any():
+            raise ValueError(
+                f"a share of {share:g} of {int(newest.sum())} customers is nobody: take a larger "
+                "one"
+            )
+        kept, kept_labels = (rows[is_kept].reset_index(drop=True) for rows in (frame, labels))
+        model = estimator.fit(kept, kept_labels, horizon_days)
+        return _of_everybody(model, int(newest.sum()) / int((is_kept & newest).sum()))
+
+    return Estimator(fit, estimator.predict)
+
+
+def _of_everybody(model: Any, times: float) -> Any:
+    """The season of the trees is a sum over all customers, and `times` as many as were learned
+    from."""
+    if not isinstance(model, lightgbm_hurdle.Model):
+        trees = getattr(model, "trees", None)  # the hybrid's
+        return model if trees is None else replace(model, trees=_of_everybody(trees, times))
+    season = model.season
+    if season is None:
+        return model
+    last_year = season.last_year_spend, season.last_year_buyers
+    return replace(
+        model,
+        season=lightgbm_hurdle.Season(
+            season.window_days,
+            season.spend * times,
+            season.buyers * times,
+            *(None if total is None else total * times for total in last_year),
+        ),
+    )
 
 
 @dataclass(frozen=True)

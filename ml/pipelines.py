@@ -16,7 +16,7 @@ from hashlib import sha256
 from importlib.metadata import version as installed_version
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import mlflow
@@ -29,6 +29,7 @@ from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
+from psycopg.errors import UndefinedTable
 from psycopg.types.json import Jsonb
 
 from ml import backtest as judging
@@ -38,9 +39,11 @@ from ml import (
     horizons,
     intervals,
     lightgbm_hurdle,
+    lookalikes,
     model_card,
     promotion,
     reasons,
+    streams,
     sufficiency,
     tiers,
     tuning,
@@ -49,8 +52,9 @@ from ml.baselines import Estimator
 from ml.classifiers import CLASSIFIERS
 from ml.metrics import DIRECTIONS, Prediction
 from ml.promotion import Decision
+from ml.streams import Streams
 from ml.sufficiency import Rung
-from warehouse import publishing
+from warehouse import embeddings, pseudonyms, publishing
 from warehouse.building import read_history, refuse_days_outside
 from warehouse.connections import (
     Urls,
@@ -62,13 +66,18 @@ from warehouse.connections import (
 )
 from warehouse.settings import PROJECT, Settings, TierhouseError, WrongUsage
 
+if TYPE_CHECKING:
+    from ml import sequence_training
+
 MODEL = "lightgbm_hurdle"
 REGISTERED = "customer_value"  # the experiment of training and the registered model
 BACKTESTS = "customer_value_backtests"
 TUNINGS = "customer_value_tuning"
+SEQUENCE = "customer_sequence"  # the same of the model behind embeddings
 ALIAS = "champion"
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
+EVENTS = "features.customer_events"
 EXPLAINED = 2_000  # customers whom the figures of a training explain
 WITHOUT_CHAMPION = "Until there is a champion, `tierhouse score` does without a model."
 ABOUT = "Expected net spend and purchase probability of every customer of a day."
@@ -105,14 +114,16 @@ def backtest(
     chosen: Sequence[str],
     build: Build,
     say: Say,
+    label_share: float = 1.0,
 ) -> judging.Backtest:
     """Judge models and baselines on these origins and record it all in MLflow.
 
-    Builds the days it needs. chosen: names of models and baselines; none chosen are all of them.
+    Builds the days it needs. chosen: names of models and baselines; none chosen are all of them but
+    those of judging.ON_EVENTS. label_share: of the customers whose labels are learned from.
     Raises WrongUsage: an origin whose window is not closed, too little history before it, or a name
     that nobody has.
     """
-    models, baselines = _candidates(chosen)
+    models, baselines, on_events = _candidates(chosen)
     history = read_history(urls)
     refuse_days_outside(history, origins)
     not_closed = [day for day in origins if (history.last - day).days < horizon_days]
@@ -129,6 +140,16 @@ def backtest(
     say("Reading features")
     frame = _read_days(urls, needed)
     labels = _read_labels(urls, needed, [horizon_days, learned_days])
+    events = None
+    if on_events:
+        say("Reading events")
+        events = _read_events(urls, max(needed))
+        models = {**models, **judging.on_events(on_events, events, say)}
+    if label_share < 1:
+        models, baselines = (
+            {name: judging.of_share(one, label_share) for name, one in group.items()}
+            for group in (models, baselines)
+        )
     judged = judging.run(
         frame, labels, origins, horizon_days, models, baselines, learned_days=learned_days, say=say
     )
@@ -136,7 +157,7 @@ def backtest(
     _open_mlflow(settings, urls, BACKTESTS)
     tags = {
         **_tags(settings, max(origins), horizon_days),
-        "data_hash": _data_hash(frame, labels),
+        "data_hash": _data_hash(frame, labels, events),
         "seed": str(judging.SEED),
     }
     with mlflow.start_run(run_name=f"{horizon_days} days from {max(origins)}", tags=tags):
@@ -145,6 +166,7 @@ def backtest(
                 "horizon_days": horizon_days,
                 "origins": _listed(origins),
                 "candidates": ", ".join(judged.pooled),
+                "label_share": label_share,
             }
         )
         _log_input(frame, labels, "evaluation")
@@ -479,6 +501,189 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
     )
 
 
+def embed(
+    settings: Settings,
+    urls: Urls,
+    as_of: date,
+    max_age_days: int | None,
+    build: Build,
+    say: Say,
+) -> str:
+    """Write what the sequence model sees of every customer of the day, for look-alikes.
+
+    With the newest registered version that knows nothing later and is no older than `max_age_days`;
+    where there is none, one is trained on the closed windows. Raises TierhouseError: a day not
+    built. WrongUsage: too little history to train.
+    """
+    from ml import sequence_training
+
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
+    if not _is_built(urls, as_of):
+        raise TierhouseError(
+            f"The features of {as_of} are not built. Run `tierhouse build --as-of {as_of}` first."
+        )
+    _open_mlflow(settings, urls, SEQUENCE)
+    version = _newest_sequence(as_of, settings.horizon_days, max_age_days)
+    if version is None:
+        version = _train_sequence(settings, urls, as_of, build, say)
+    say(f"Loading version {version} of {SEQUENCE}")
+    model = _load_sequence(version)
+    say("Reading features and events")
+    frame, events = _read_days(urls, [as_of]), _read_events(urls, as_of)
+    say("Embedding")
+    try:
+        vectors = sequence_training.embed(model, frame, events)
+    except ValueError as error:
+        raise TierhouseError(f"Version {version} of {SEQUENCE}: {error}.") from None
+    flat = pa.array(vectors.ravel())
+    offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1])
+    rows = pa.table({
+        "customer_id": pa.array(frame["customer_id"], pa.string()),
+        "embedding": pa.ListArray.from_arrays(offsets, flat),
+    })  # fmt: skip
+    say("Writing")
+    embeddings.replace_day(urls, as_of, rows, version)
+    return (
+        f"Embedded {len(frame):,} customers of {as_of} in {vectors.shape[1]} numbers each, with "
+        f"version {version} of {SEQUENCE}."
+    )
+
+
+def look_alikes(urls: Urls, customer: str, n: int, as_of: date | None) -> pd.DataFrame:
+    """The customers nearest to one of them, as `lookalikes.nearest` gives them.
+
+    customer: a pseudonym, or the shop's own identifier, for whoever may read the schema pii.
+    as_of: a day that has embeddings, None for the newest. Raises TierhouseError: no embeddings, or
+    none of this customer. Refused: this role may not look the customer up.
+    """
+    day = as_of or embeddings.newest_day(urls.reader)
+    if day is None or not embeddings.is_there(urls.reader, day):
+        raise TierhouseError(
+            f"There are no embeddings{'' if day is None else f' of {day}'}. Run `tierhouse embed "
+            f"--as-of {day or 'DAY'}` first."
+        )
+    known_as = customer
+    if not embeddings.is_there(urls.reader, day, customer):
+        known_as = pseudonyms.look_up(urls.pii, customer)
+        if not embeddings.is_there(urls.reader, day, known_as):
+            raise TierhouseError(
+                f"Customer {customer} has no embedding of {day}: nothing was known of them on that "
+                f"day. `tierhouse lookalikes --as-of DAY` asks about another one."
+            )
+    found = embeddings.near(urls.reader, day, known_as, n)
+    vectors = found["embedding"].combine_chunks()
+    return lookalikes.nearest(
+        found["customer_id"].to_numpy(),
+        vectors.flatten().to_numpy().reshape(len(vectors), -1),
+        known_as,
+        n,
+    )
+
+
+def _is_built(urls: Urls, day: date) -> bool:
+    with connect(urls.warehouse) as connection:
+        try:
+            found = connection.execute(
+                f"select 1 from {TABLE} where as_of_date = %s limit 1".encode(), [day]
+            )
+            return found.fetchone() is not None
+        except UndefinedTable:
+            return False
+
+
+def _newest_sequence(as_of: date, horizon_days: int, max_age_days: int | None) -> str | None:
+    """The registered version that knows most and nothing later than the day, None without one."""
+    found = mlflow.MlflowClient().search_model_versions(f"name='{SEQUENCE}'", max_results=1000)
+    known = [
+        (_trained_as_of(version), int(version.version))
+        for version in found
+        if "as_of_date" in version.tags and version.tags.get("horizon_days") == str(horizon_days)
+    ]
+    oldest = date.min if max_age_days is None else as_of - timedelta(days=max_age_days)
+    fitting = [(day, number) for day, number in known if oldest <= day <= as_of]
+    return str(max(fitting)[1]) if fitting else None
+
+
+def _train_sequence(settings: Settings, urls: Urls, as_of: date, build: Build, say: Say) -> str:
+    """Fit the default transformer on the windows closed by the day, and register it."""
+    from ml import sequence_training
+
+    history, horizon = read_history(urls), settings.horizon_days
+    known_until = min(as_of, history.last)
+    with _history_may_be_short():
+        learned_from = cutoffs.training_cutoffs(known_until, history.first, horizon)
+    build(sorted(learned_from), horizon)
+    say("Reading features and events")
+    frame, events = _read_days(urls, learned_from), _read_events(urls, learned_from[0])
+    labels = _with_intent(urls, _closed_labels(urls, frame, horizon))
+    losses: list[tuple[str, int, float]] = []
+
+    def told(report: dict) -> None:
+        stage, step = report["stage"], report["step"]
+        say(f"{stage.capitalize()}: step {step} of {report['steps']}, loss {report['loss']:.3f}")
+        losses.append((f"{stage}_loss".replace("-", "_"), step, report["loss"]))
+
+    with _history_may_be_short():
+        model = sequence_training.fit(frame, labels, horizon, events, callback=told)
+    say("Recording in MLflow")
+    tags = _tags(settings, as_of, horizon)
+    tags["data_hash"] = _data_hash(frame, labels, events)
+    with mlflow.start_run(run_name=f"train {as_of}", tags=tags):
+        network = asdict(model.config)
+        mlflow.log_params({
+            "as_of_date": as_of.isoformat(), "horizon_days": horizon,
+            "cutoffs": _listed(learned_from), **network.pop("network"), **network,
+        })  # fmt: skip
+        _log_input(frame, labels, "training")
+        every = -(-len(losses) // 500)
+        for name, step, loss in losses[::every]:
+            mlflow.log_metric(name, loss, step=step)
+        return _register_sequence(model, tags)
+
+
+def _register_sequence(model: "sequence_training.Model", tags: dict[str, str]) -> str:
+    from ml import sequence_training
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        folder.mkdir()
+        sequence_training.to_files(model, folder)
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="ml.sequence_serving",
+            data_path=str(folder),
+            code_paths=[str(PROJECT / "ml")],
+            pip_requirements=[
+                f"{package}=={installed_version(package).split('+')[0]}"
+                for package in ("lightgbm", "numpy", "pandas", "pyarrow", "safetensors", "scipy",
+                                "torch")
+            ],
+        )  # fmt: skip
+    client = mlflow.MlflowClient()
+    with suppress(MlflowException):  # it is there already
+        client.create_registered_model(SEQUENCE, description="What embeddings are made by.")
+    version = client.create_model_version(
+        SEQUENCE, logged.model_uri, logged.run_id, tags, model_id=logged.model_id
+    )
+    return str(version.version)
+
+
+def _load_sequence(version: str) -> "sequence_training.Model":
+    """Raises TierhouseError: another version of Tierhouse stored it."""
+    from ml import sequence_training
+
+    files = Path(download_artifacts(f"models:/{SEQUENCE}/{version}"))
+    about = Model.load(files).flavors[mlflow.pyfunc.FLAVOR_NAME]
+    try:
+        return sequence_training.from_files(files / about[mlflow.pyfunc.DATA])
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise TierhouseError(
+            f"Version {version} of {SEQUENCE} cannot be read: {error}. Delete it from "
+            f"MLflow, and `tierhouse embed` trains another one."
+        ) from None
+
+
 class _Scored(NamedTuple):
     """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
     by what; how: the same in words."""
@@ -727,6 +932,33 @@ def _read_labels(urls: Urls, days: Sequence[date], horizons: Sequence[int]) -> p
     )
 
 
+def _with_intent(urls: Urls, labels: pd.DataFrame) -> pd.DataFrame:
+    """The labels with is_purchased_7d, _14d and _30d beside them, null where not known."""
+    from ml.sequence import INTENT_DAYS
+
+    days = [stamp.date() for stamp in labels["as_of_date"].unique()]
+    found = _read_labels(urls, days, INTENT_DAYS)
+    for n in INTENT_DAYS:
+        of_window = found.loc[found["horizon_days"] == n, [*KEYS, "is_purchased"]]
+        named = of_window.rename(columns={"is_purchased": f"is_purchased_{n}d"})
+        labels = labels.merge(
+            named.astype({f"is_purchased_{n}d": float}), how="left", on=list(KEYS)
+        )
+    return labels
+
+
+def _read_events(urls: Urls, until: date) -> Streams:
+    """All events that were known on the day."""
+    columns = ", ".join(streams.DTYPES)
+    table = read_arrow(
+        urls.warehouse,
+        f"select customer_id, {columns} from {EVENTS} where known_on <= $1::date "
+        'order by customer_id collate "C", position',
+        [until.isoformat()],
+    )
+    return streams.from_table(table)
+
+
 def _read_frame(urls: Urls, query: str, *parameters: object) -> pd.DataFrame:
     return _to_frame(read_arrow(urls.warehouse, query, parameters))
 
@@ -802,24 +1034,28 @@ def _tags(settings: Settings, as_of: date, horizon_days: int) -> dict[str, str]:
     return tags if settings.dag_run is None else {**tags, "dag_run": settings.dag_run}
 
 
-def _candidates(chosen: Sequence[str]) -> tuple[Estimators, Estimators]:
-    """The models and the baselines of these names; without names all of them."""
+def _candidates(chosen: Sequence[str]) -> tuple[Estimators, Estimators, list[str]]:
+    """The models and the baselines of these names, and the names of those that read the events;
+    without names all but these last."""
     known = {**judging.MODELS, **judging.BASELINES}
-    if unknown := [name for name in chosen if name not in known]:
-        raise WrongUsage(f"There is no model {unknown[0]}. There are {', '.join(known)}.")
+    there = (*known, *judging.ON_EVENTS)
+    if unknown := [name for name in chosen if name not in there]:
+        raise WrongUsage(f"There is no model {unknown[0]}. There are {', '.join(there)}.")
     wanted = set(chosen) or known.keys()
     models, baselines = (
         {name: estimator for name, estimator in group.items() if name in wanted}
         for group in (judging.MODELS, judging.BASELINES)
     )
-    return models, baselines
+    return models, baselines, [name for name in judging.ON_EVENTS if name in wanted]
 
 
-def _data_hash(frame: pd.DataFrame, labels: pd.DataFrame) -> str:
+def _data_hash(frame: pd.DataFrame, labels: pd.DataFrame, events: Streams | None = None) -> str:
     """Of all that was learned from and judged on: the same rows give the same scoreboard."""
     hashed = sha256()
     for rows in (frame, labels):
         hashed.update(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
+    for values in () if events is None else vars(events).values():
+        hashed.update(np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()
 
 

@@ -122,9 +122,9 @@ def pretrain(
 ) -> dict[str, Tensor]:
     """Weights of a backbone that has learned what comes next from all events known on the day.
 
-    Nothing known later is read. checkpoints: a folder to go on from and to leave checkpoints in.
-    callback: gets the stage, step, steps, loss, losses by name and learning rate of each step.
-    Raises ValueError where the folder's checkpoint is of another run.
+    Nothing known later is read. checkpoints: a folder there is, to go on from and to leave
+    checkpoints in. callback: gets the stage, step, steps, loss, losses by name and learning rate of
+    each step. Raises ValueError where the folder's checkpoint is of another run.
     """
     cuts = streams.windows(events, until, config.network.max_events)
     with _machine(config) as device:
@@ -251,7 +251,7 @@ def predict(model: Model, frame: Frame, events: Streams) -> Prediction:
     answers = ask(model, frame, events)
     longer = model.horizon_days / model.learned_days
     expected = _expected(model, answers) * model.calibration * longer
-    chance = _chance(answers.purchase)
+    chance = np.minimum(_chance(answers.purchase), 1 - 1e-12)
     purchase = -np.expm1(longer * np.log1p(-chance))
     ranking = purchase ** (1 - AMOUNT_IN_RANKING) * expected**AMOUNT_IN_RANKING
     has_high_value = "is_high_value" in model.tasks
@@ -680,7 +680,7 @@ def _sorted_rows(frame: Frame) -> Array:
 def _features(frame: Frame, features: tuple[str, ...]) -> Array:
     """(n, features) float32, as large as it can hold where a number is larger; NaN where null."""
     limit = float(np.finfo(np.float32).max)
-    return np.clip(matrix(frame, features), -limit, limit).astype(np.float32)
+    return np.clip(matrix(frame, features), -limit, limit)
 
 
 def _days(frame: Frame) -> Array:

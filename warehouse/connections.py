@@ -1,7 +1,7 @@
 """Addresses of the databases, and connections to them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -52,8 +52,9 @@ def open_warehouse(settings: Settings) -> Urls:
             airflow=embedded.url(settings, port, "airflow", "airflow"),
             mlflow=embedded.url(settings, port, "mlflow", "mlflow"),
         )
+        administrator = embedded.url(settings, port, embedded.SUPERUSER, "warehouse")
     else:
-        warehouse = settings.warehouse_url.get_secret_value()
+        warehouse = administrator = settings.warehouse_url.get_secret_value()
         name = urlsplit(warehouse).path.lstrip("/")
         found = Urls(
             warehouse=warehouse,
@@ -62,7 +63,7 @@ def open_warehouse(settings: Settings) -> Urls:
             airflow=_sibling(warehouse, f"{name}_airflow"),
             mlflow=_sibling(warehouse, f"{name}_mlflow"),
         )
-    _prepare(found.warehouse)
+    _prepare(found.warehouse, administrator)
     return found
 
 
@@ -177,7 +178,8 @@ def _no_answer(url: str, reason: str) -> str:
     )
 
 
-def _prepare(url: str) -> None:
+def _prepare(url: str, administrator: str) -> None:
+    """administrator: the same database, for a role that may make extensions, where there is one."""
     statements = SCHEMA.read_text() + contract.ddl()
     mark = f"Tierhouse {sha256((statements + repr(GRANTS)).encode()).hexdigest()[:16]}"
     with connect(url) as connection:
@@ -201,8 +203,19 @@ def _prepare(url: str) -> None:
                 f"({error.diag.message_primary}). Let it own the database: "
                 f"`alter database … owner to …`."
             ) from None
+        _add_pgvector(administrator)
         connection.execute(sql.SQL("comment on schema ops is {}").format(sql.Literal(mark)))
         grant(connection)
+
+
+def _add_pgvector(url: str) -> None:
+    """Make the extension where the server has it and this role may: look-alikes do without too."""
+    with connect(url, autocommit=True) as connection:
+        if connection.execute(
+            "select 1 from pg_available_extensions where name = 'vector'"
+        ).fetchone():
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                connection.execute("create extension if not exists vector")
 
 
 def _refuse_older_shape(connection: psycopg.Connection, url: str) -> None:

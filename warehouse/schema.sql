@@ -236,6 +236,16 @@ create table if not exists scores.customer_tiers (
     primary key (version_id, customer_id)
 );
 
+-- What the sequence model sees of a day's customers: who is alike points the same way. Only vectors
+-- of one model version, that of tierhouse embed, can be compared.
+create table if not exists scores.customer_embeddings (
+    as_of_date date not null,
+    customer_id text not null,
+    embedding real[] not null,
+    model_version text not null,
+    primary key (as_of_date, customer_id)
+);
+
 -- How the policy's tiers did on the newest closed window, on customers scored by a model that
 -- had not seen it. Belongs to the model version.
 create table if not exists scores.tier_evaluation (

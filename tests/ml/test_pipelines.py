@@ -505,3 +505,147 @@ def test_a_day_before_the_champion_was_trained_is_refused(trained, shop, urls):
 def test_a_day_that_is_not_built_is_not_scored(trained, shop, urls):
     with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {DAY + timedelta(days=9)}"):
         pipelines.score(shop, urls, DAY + timedelta(days=9), lambda what: None)
+
+
+def judged_by(shop, urls, chosen: list[str], label_share: float = 1.0) -> judging.Backtest:
+    return pipelines.backtest(
+        shop,
+        urls,
+        [simulated.CLOSED - timedelta(days=150)],  # three cutoffs before it
+        30,
+        chosen,
+        build=lambda days, horizon: building.build(urls, days, shop.home, horizon_days=horizon),
+        say=lambda what: None,
+        label_share=label_share,
+    )
+
+
+def test_what_reads_the_events_is_judged_where_it_is_asked_for_and_nowhere_else(shop, urls):
+    models, baselines, on_events = pipelines._candidates([])
+    assert {*models, *baselines} == {*judging.MODELS, *judging.BASELINES}
+    assert on_events == []
+    with pytest.raises(WrongUsage, match=r"no model perceptron.*transformer_scratch, hybrid"):
+        judged_by(shop, urls, ["perceptron"])
+    judged = judged_by(shop, urls, ["transformer", "hybrid", "recency"])
+    assert list(judged.pooled) == ["recency", "transformer", "hybrid"]
+    for name in ("transformer", "hybrid"):
+        assert 0.2 < judged.pooled[name]["sum_ratio"] < 5
+        assert judged.pooled[name]["auroc_high_value"] > 0
+        assert "spearman_gain_low" in judged.pooled[name]
+    seen = judged.newest.fitted["hybrid"].trees.features
+    assert {"sequence_log_spend", "embedding_16", "frequency_orders"} <= set(seen)
+
+
+def test_a_share_of_the_labels_is_a_parameter_of_the_run(shop, urls):
+    judged_by(shop, urls, ["lightgbm_hurdle", "mean"], label_share=0.5)
+    runs = mlflow.search_runs(experiment_names=[pipelines.BACKTESTS], output_format="list")
+    shares = [run.data.params["label_share"] for run in runs if "label_share" in run.data.params]
+    assert shares.count("0.5") == 1
+
+
+@pytest.fixture(scope="module")
+def embedded(shop, urls) -> str:
+    """What the first embedding of the day says."""
+    building.build(urls, [DAY], shop.home)
+    return embed(shop, urls, DAY)
+
+
+def embed(shop, urls, day: date, max_age_days: int | None = None) -> str:
+    return pipelines.embed(
+        shop,
+        urls,
+        day,
+        max_age_days,
+        build=lambda days, horizon: building.build(urls, days, shop.home, horizon_days=horizon),
+        say=lambda what: None,
+    )
+
+
+def embeddings_of(urls, day: date) -> list[tuple]:
+    with psycopg.connect(urls.warehouse) as connection:
+        return connection.execute(
+            "select * from scores.customer_embeddings where as_of_date = %s order by customer_id",
+            [day],
+        ).fetchall()
+
+
+def test_embedding_a_day_again_writes_the_same_rows_with_the_same_version(embedded, shop, urls):
+    found = embeddings_of(urls, DAY)
+    customers = pipelines._read_days(urls, [DAY])["customer_id"]
+    assert [row[1] for row in found] == sorted(customers)
+    assert {(len(row[2]), row[3]) for row in found} == {(64, "1")}
+    assert f"{len(found)} customers of {DAY}" in embedded
+    assert embed(shop, urls, DAY, max_age_days=0) == embedded
+    assert embeddings_of(urls, DAY) == found
+
+
+def test_the_stored_sequence_model_answers_from_its_files_alone_and_is_no_pickle(embedded, urls):
+    files = Path(mlflow.artifacts.download_artifacts(f"models:/{pipelines.SEQUENCE}/1"))
+    data = {file.suffix for file in (files / "data").rglob("*") if file.is_file()}
+    assert data == {".json", ".safetensors"}
+    events = pipelines.read_arrow(
+        urls.warehouse,
+        "select * from features.customer_events where known_on <= $1::date "
+        'order by customer_id collate "C", position',
+        [DAY.isoformat()],
+    )
+    model = mlflow.pyfunc.load_model(f"models:/{pipelines.SEQUENCE}/1")
+    frame = pipelines._read_days(urls, [DAY])
+    answered = model.predict({"customers": frame, "events": events}).sort_values("customer_id")
+    stored = np.array([row[2] for row in embeddings_of(urls, DAY)])
+    np.testing.assert_allclose(np.stack(answered["embedding"]), stored, atol=1e-6)
+    assert answered["purchase_probability"].between(0, 1).all()
+
+
+def test_a_version_that_knows_later_days_or_another_horizon_embeds_no_earlier_one(embedded):
+    newest = pipelines._newest_sequence
+    assert newest(DAY, 30, None) == newest(DAY + timedelta(days=9), 30, 9) == "1"
+    assert newest(DAY - timedelta(days=1), 30, None) is None
+    assert newest(DAY, 90, None) is None
+    assert newest(DAY + timedelta(days=9), 30, 8) is None
+
+
+def test_a_day_that_is_not_built_is_not_embedded(embedded, shop, urls):
+    with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {DAY + timedelta(days=9)}"):
+        embed(shop, urls, DAY + timedelta(days=9))
+
+
+def test_look_alikes_are_the_same_with_pgvector_and_without(embedded, urls):
+    found = embeddings_of(urls, DAY)
+    vectors = np.array([row[2] for row in found], dtype=float)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = [row[1] for row in found[::40]]
+
+    def answers() -> list[pd.DataFrame]:
+        return [pipelines.look_alikes(urls, one, 7, DAY) for one in asked]
+
+    with psycopg.connect(urls.warehouse, autocommit=True) as connection:
+        query = "select 1 from pg_extension where extname = 'vector'"
+        if connection.execute(query).fetchone() is None:
+            pytest.skip("this server has no pgvector")
+        with_it = answers()
+        connection.execute("drop extension vector")
+        without = answers()
+        connection.execute("create extension vector")
+    for place, (quick, exact) in enumerate(zip(with_it, without, strict=True)):
+        pd.testing.assert_frame_equal(quick, exact)
+        distance = np.delete(1 - vectors @ vectors[40 * place], 40 * place)
+        np.testing.assert_allclose(exact["distance"], np.sort(distance)[:7], atol=1e-7)
+        assert asked[place] not in set(exact["customer_id"])
+
+
+def test_look_alikes_take_the_newest_day_and_the_shops_own_identifier(embedded, urls):
+    customer = embeddings_of(urls, DAY)[0][1]
+    with psycopg.connect(urls.warehouse) as connection:
+        connection.execute(
+            "insert into pii.customer_ids values (%s, '17850'), ('gone', '17851')", [customer]
+        )
+    found = pipelines.look_alikes(urls, "17850.0", 1000, None)
+    pd.testing.assert_frame_equal(found, pipelines.look_alikes(urls, customer, 1000, DAY))
+    assert len(found) == len(embeddings_of(urls, DAY)) - 1
+    with pytest.raises(TierhouseError, match="No customer 'nobody' was loaded"):
+        pipelines.look_alikes(urls, "nobody", 5, None)
+    with pytest.raises(TierhouseError, match=f"Customer 17851 has no embedding of {DAY}"):
+        pipelines.look_alikes(urls, "17851", 5, None)
+    with pytest.raises(TierhouseError, match=r"no embeddings of 2020-01-01.*--as-of 2020-01-01"):
+        pipelines.look_alikes(urls, customer, 5, date(2020, 1, 1))

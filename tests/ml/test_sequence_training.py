@@ -198,16 +198,20 @@ def validation_loss(model):
     return float((sums / counts.clamp(min=1)).sum())
 
 
-def test_training_stops_where_the_held_out_customers_say_so_and_keeps_what_did_best():
+def test_training_stops_where_the_held_out_customers_say_so_and_keeps_what_did_best(tmp_path):
     reports = []
     config = replace(CONFIG, epochs=40, patience=2, learning_rate=3e-2, validate_steps=4)
-    model = fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, config, callback=reports.append)
+    given = FRAME, LABELS, HORIZON_DAYS, EVENTS, replace(config, checkpoint_steps=4)
+    model = fit(*given, callback=reports.append)
     told = [r for r in reports if "validation_loss" in r]
     losses = [r["validation_loss"] for r in told]
     assert told[-1]["step"] < told[-1]["steps"]
     assert np.argmin(losses) == len(losses) - 3
     assert validation_loss(model) == pytest.approx(min(losses), rel=1e-5)
     assert validation_loss(model) < losses[-1]
+    with pytest.raises(Killed):
+        fit(*given, checkpoints=tmp_path, callback=killed_at(told[-2]["step"], "fine-tuning"))
+    assert bits(fit(*given, checkpoints=tmp_path)) == bits(model)
 
 
 def test_held_out_customers_are_learned_from_only_where_their_windows_do_not_meet():
@@ -255,7 +259,7 @@ def test_a_customer_without_events_and_features_of_any_size_are_answered(quick):
     odd = pd.DataFrame({
         "customer_id": ["nobody", "c0001", "c0002", "c0003"],
         "as_of_date": pd.Timestamp("1970-10-01"),
-        "tenure_days": [np.nan, np.inf, -1e300, 1e9],
+        "tenure_days": [np.nan, np.inf, -3e38, 1e9],
     })  # fmt: skip
     found = predict(quick, odd, EVENTS)  # Prediction itself refuses what is not finite
     assert (found.expected_spend >= 0).all()

@@ -1,0 +1,242 @@
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from ml import backtest as judging
+from ml import (
+    customer_hash,
+    hybrid,
+    lightgbm_hurdle,
+    lookalikes,
+    sequence,
+    sequence_training,
+    streams,
+)
+
+HORIZON_DAYS = 30
+CUTOFFS = (160, 200, 240)  # days since 1970-01-01
+TO_PREDICT = 280
+CONFIG = hybrid.Config(
+    sequence=sequence_training.Config(
+        network=sequence.Config(
+            dim=8, layers=1, heads=1, category_buckets=16, product_buckets=16, max_events=32
+        ),
+        pretraining_epochs=1,
+        epochs=1,
+        batch_size=64,
+        learning_rate=1e-2,
+    ),
+    trees=lightgbm_hurdle.Config(rounds=40, feature_fraction=0.8, min_data_in_leaf=20),
+    components=4,
+)
+HEADS = list(hybrid.HEADS)
+EMBEDDING = [f"embedding_{i:02}" for i in range(1, 5)]
+
+
+def events_of(customers=120, seed=0):
+    """Customers who look at one of two categories at a time: the newest tells what comes next."""
+    rng = np.random.default_rng(seed)
+    count = rng.integers(1, 25, customers)
+    who = np.repeat(np.arange(customers), count)
+    known_on = np.concatenate([np.sort(rng.integers(20, TO_PREDICT + 40, n)) for n in count])
+    seconds = (known_on - 1) * 86_400 + 36_000
+    is_first = np.r_[True, who[1:] != who[:-1]]
+    return streams.from_table(
+        pa.table({
+            "customer_id": [f"c{i:04}" for i in who],
+            "known_on": pa.array(known_on.astype(np.int32)).cast(pa.date32()),
+            "occurred_at": pa.array(seconds).cast(pa.timestamp("s")),
+            "kind": rng.integers(1, 4, who.size),
+            "category_code": rng.choice([70_000, 80_001], who.size),
+            "product_bucket": rng.integers(1, 8193, who.size),
+            "log_amount": rng.normal(3, 1, who.size),
+            "seconds_since_last": np.where(is_first, np.nan, np.r_[0, np.diff(seconds)]),
+            "hour": np.full(who.size, 10),
+            "weekday": (known_on + 2) % 7 + 1,
+        })
+    )  # fmt: skip
+
+
+def rows_of(events, days, seed=1):
+    """Who looked at category 70,000 last buys; hardly anybody else does."""
+    rng = np.random.default_rng(seed)
+    ids = [customer.decode() for customer in events.customer_ids] + ["newcomer"]
+    day = pd.to_datetime(np.repeat(days, len(ids)), unit="D")
+    frame = pd.DataFrame({"customer_id": ids * len(days), "as_of_date": day})
+    cuts = streams.cut(events, frame["customer_id"], frame["as_of_date"], 512)
+    newest = np.where(cuts.lengths > 0, events.category_code[np.maximum(cuts.end - 1, 0)], 0)
+    buys = rng.random(len(frame)) < np.where(newest == 70_000, 0.9, 0.1)
+    frame["tenure_days"] = rng.exponential(100, len(frame))
+    spend = np.where(buys, rng.lognormal(4.5, 0.5, len(frame)), 0.0)
+    labels = frame[["customer_id", "as_of_date"]].assign(
+        spend=spend, is_purchased=buys, is_high_value=spend > 120
+    )
+    return frame, labels
+
+
+EVENTS = events_of()
+FRAME, LABELS = rows_of(EVENTS, CUTOFFS)
+TODAY, _ = rows_of(EVENTS, (TO_PREDICT,))
+
+
+def learn(labels=LABELS, frame=FRAME, events=EVENTS):
+    return hybrid.learn(frame, labels, HORIZON_DAYS, events, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return learn()
+
+
+def test_a_customers_labels_never_reach_the_columns_that_the_trees_learn_of_them(learned):
+    customer = FRAME["customer_id"][3]
+    own = (FRAME["customer_id"] == customer).to_numpy()
+    other = LABELS.copy()
+    other.loc[own, "spend"] = 100 * LABELS.loc[own, "spend"].to_numpy() + 500
+    other.loc[own, "is_purchased"] = True
+    other.loc[own, "is_high_value"] = ~LABELS.loc[own, "is_high_value"]
+    columns = learn(other).columns
+    same_half = hybrid.in_second_half(FRAME) == hybrid.in_second_half(FRAME)[3]
+    pd.testing.assert_frame_equal(columns[same_half], learned.columns[same_half])
+    assert (columns.loc[~same_half, HEADS] != learned.columns.loc[~same_half, HEADS]).any(axis=None)
+
+
+def test_labels_in_any_order_of_customers_of_one_half_leave_that_halfs_columns_alone(learned):
+    half = np.flatnonzero(hybrid.in_second_half(FRAME))
+    shuffled = LABELS.copy()
+    told = ["spend", "is_purchased", "is_high_value"]
+    order = np.random.default_rng(0).permutation(half)
+    shuffled.loc[half, told] = LABELS.loc[order, told].to_numpy()
+    columns = learn(shuffled.astype(LABELS.dtypes)).columns
+    pd.testing.assert_frame_equal(columns.loc[half], learned.columns.loc[half])
+    pd.testing.assert_frame_equal(columns[EMBEDDING], learned.columns[EMBEDDING])
+
+
+def test_all_rows_of_a_customer_are_in_one_half_and_the_halves_are_about_equal():
+    half = hybrid.in_second_half(FRAME)
+    assert (FRAME.assign(half=half).groupby("customer_id")["half"].nunique() == 1).all()
+    assert 0.35 < half.mean() < 0.65
+
+
+def test_who_is_held_out_to_stop_in_time_is_of_both_halves():
+    frame = pd.DataFrame({"customer_id": [f"c{i:04}" for i in range(4000)]})
+    frame["as_of_date"] = pd.Timestamp("2026-01-01")
+    days = np.zeros(len(frame), dtype=int)
+    _, is_held_out = sequence_training._split(frame, days, HORIZON_DAYS, CONFIG.sequence)
+    assert hybrid.in_second_half(frame[is_held_out]).mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_draws_are_uniform_repeatable_and_of_two_purposes_independent():
+    names = [f"c{i:04}" for i in range(4000)]
+    one, two = (customer_hash.uniform(names, purpose) for purpose in ("one", "two"))
+    assert np.abs(np.quantile(one, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.03
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.05
+    np.testing.assert_array_equal(customer_hash.uniform(names[::-1], "one"), one[::-1])
+    assert customer_hash.uniform(["c0001"], "one") == pytest.approx(one[1])
+
+
+def test_what_happens_after_the_cutoff_changes_no_column_of_a_training_row(learned):
+    newest = date(1970, 1, 1) + timedelta(days=max(CUTOFFS))
+    later = EVENTS.known_on > (newest - date(1970, 1, 1)).days
+    assert later.any()
+    changed = replace(
+        EVENTS,
+        kind=np.where(later, 9, EVENTS.kind).astype(np.int8),
+        log_amount=np.where(later, 20, EVENTS.log_amount).astype(np.float32),
+    )
+    pd.testing.assert_frame_equal(learn(events=changed).columns, learned.columns)
+
+
+def test_the_order_of_the_rows_changes_nothing(learned):
+    order = np.random.default_rng(0).permutation(len(FRAME))
+    shuffled = learn(LABELS.iloc[order], FRAME.iloc[order]).columns
+    pd.testing.assert_frame_equal(shuffled, learned.columns.iloc[order].reset_index(drop=True))
+
+
+def test_a_row_to_predict_has_the_mean_of_both_halves(learned):
+    columns = hybrid.read(learned.reader, TODAY, EVENTS)
+    asked = [sequence_training.ask(half, TODAY, EVENTS) for half in learned.reader.halves]
+    for name, answer in (("sequence_purchase", "purchase"), ("sequence_high_value", "high_value")):
+        mean = torch.stack([getattr(said, answer) for said in asked]).mean(dim=0)
+        np.testing.assert_allclose(columns[name], mean.numpy(), rtol=1e-5, atol=1e-6)
+    logs = [
+        half.network.log_expected(said).numpy() + np.log(half.calibration)
+        for half, said in zip(learned.reader.halves, asked, strict=True)
+    ]
+    np.testing.assert_allclose(columns["sequence_log_spend"], np.mean(logs, axis=0), rtol=1e-5)
+    assert np.isfinite(columns.to_numpy()).all()
+
+
+def test_the_axes_are_those_of_the_singular_value_decomposition():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(500, 6)) * [9, 1, 5, 3, 0.1, 2] + 7
+    center, axes = hybrid.principal_axes(values, 3)
+    _, _, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(right[:3] @ axes), np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(center, values.mean(axis=0))
+    assert (axes[np.abs(axes).argmax(axis=0), range(3)] > 0).all()
+
+
+def test_the_trees_see_the_columns_and_learn_from_events_what_features_do_not_tell():
+    config = replace(CONFIG, sequence=replace(CONFIG.sequence, epochs=15, patience=50))
+    fitted = hybrid.fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, config)
+    assert set(fitted.trees.features) == {"tenure_days", *HEADS, *EMBEDDING}
+    others = events_of(customers=400, seed=7)
+    frame, labels = rows_of(others, (TO_PREDICT,), seed=8)
+    plain = lightgbm_hurdle.fit(FRAME, LABELS, HORIZON_DAYS, CONFIG.trees)
+    by_events = hybrid.predict(fitted, frame, others).purchase_probability
+    by_features = lightgbm_hurdle.predict(plain, frame).purchase_probability
+    buys = labels["is_purchased"]
+    gap = [p[buys].mean() - p[~buys].mean() for p in (by_events, by_features)]
+    assert gap[0] > gap[1] + 0.2
+
+
+def test_without_a_high_value_label_there_is_no_such_column():
+    labels = LABELS.drop(columns="is_high_value")
+    fitted = hybrid.fit(FRAME, labels, HORIZON_DAYS, EVENTS, CONFIG)
+    assert "sequence_high_value" not in fitted.trees.features
+    assert hybrid.predict(fitted, TODAY, EVENTS).high_value_probability is None
+
+
+def test_more_components_than_states_are_refused():
+    with pytest.raises(ValueError, match="from 1 to 16, not 17"):
+        replace(CONFIG, components=17)
+
+
+def test_a_share_of_labels_is_the_same_customers_and_totals_stay_those_of_everybody():
+    seen = []
+
+    def fit(frame, labels, horizon_days):
+        seen.append(set(frame["customer_id"]))
+        assert frame["customer_id"].tolist() == labels["customer_id"].tolist()
+        return lightgbm_hurdle.fit(frame, labels, horizon_days, CONFIG.trees)
+
+    frame = FRAME.assign(spend_30d=1.0, orders_30d=1, spend_same_window_last_year_30d=2.0)
+    frame["orders_same_window_last_year_30d"] = 1
+    estimator = judging.Estimator(fit, lightgbm_hurdle.predict)
+    model = judging.of_share(estimator, 0.5).fit(frame, LABELS, HORIZON_DAYS)
+    judging.of_share(estimator, 0.7).fit(frame, LABELS, HORIZON_DAYS)
+    assert seen[0] < seen[1] < set(FRAME["customer_id"])
+    everybody = FRAME["customer_id"].nunique()
+    assert model.season.last_year_spend == pytest.approx(2.0 * everybody)
+    assert model.season.last_year_buyers == pytest.approx(everybody)
+    with pytest.raises(ValueError, match="is nobody"):
+        judging.of_share(estimator, 1e-6).fit(frame, LABELS, HORIZON_DAYS)
+
+
+def test_the_nearest_are_those_of_the_smallest_angle_and_equals_come_by_name():
+    names = np.array(["e", "d", "c", "b", "a", "zero"])
+    vectors = np.array([[1, 0], [3, 0.3], [0, 1], [5, 0.5], [-1, 0], [0, 0]], dtype=np.float32)
+    found = lookalikes.nearest(names, vectors, "e", 5)
+    assert found["customer_id"].tolist() == ["b", "d", "c", "a", "zero"]
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5]
+    expected = 1 - 1 / np.hypot(1, 0.1)
+    np.testing.assert_allclose(found["distance"], [expected, expected, 1, 2, 1], atol=1e-7)
+    assert lookalikes.nearest(names, vectors, "e", 2)["customer_id"].tolist() == ["b", "d"]
+    with pytest.raises(ValueError, match="nobody has no embedding"):
+        lookalikes.nearest(names, vectors, "nobody", 2)
