@@ -161,9 +161,9 @@ def states(
 ) -> Array:
     """(n, 2 d) float32: the backbone's state after the newest event of each row, beside the mean of
     all its states. No label has a part in it."""
-    cuts = sequence_training._cuts(events, frame, config)
+    cuts = sequence_training.cuts_of(events, frame, config)
     found = np.empty((len(frame), 2 * config.network.dim), dtype=np.float32)
-    with sequence_training._machine(config) as device, torch.inference_mode():
+    with sequence_training.machine(config) as device, torch.inference_mode():
         network = sequence.Backbone(config.network)
         network.load_state_dict(backbone)
         network.to(device).eval()

@@ -127,7 +127,7 @@ def pretrain(
     each step. Raises ValueError where the folder's checkpoint is of another run.
     """
     cuts = streams.windows(events, until, config.network.max_events)
-    with _machine(config) as device:
+    with machine(config) as device:
         torch.manual_seed(config.seed)
         network = NextEvent(config.network).to(device)
 
@@ -193,10 +193,10 @@ def fit(
     if backbone is None:
         newest = date(1970, 1, 1) + timedelta(days=int(days.max()))
         backbone = pretrain(events, newest, config, checkpoints, callback)
-    cuts = _cuts(events, frame, config)
+    cuts = cuts_of(events, frame, config)
     is_learned, is_held_out = _split(frame, days, learned_days, config)
     learned, held_out = np.flatnonzero(is_learned), np.flatnonzero(is_held_out)
-    with _machine(config) as device:
+    with machine(config) as device:
         torch.manual_seed(config.seed)
         network = _network(config, values, spend)
         network.backbone.load_state_dict(backbone)
@@ -280,9 +280,9 @@ def embed(model: Model, frame: Frame, events: Streams) -> Array:
 def ask(model: Model, frame: Frame, events: Streams) -> Answers:
     """What the network says of any customers, row by row, before the total is calibrated."""
     values = _features(frame, model.features)
-    cuts = _cuts(events, frame, model.config)
+    cuts = cuts_of(events, frame, model.config)
     found: Answers | None = None
-    with _machine(model.config) as device, torch.inference_mode():
+    with machine(model.config) as device, torch.inference_mode():
         network = model.network.to(device).eval()
         for rows in streams.batches_by_length(cuts.lengths, ROWS_AT_ONCE):
             batch = tensors(streams.read(events, cuts.take(rows)), device)
@@ -306,9 +306,9 @@ def attributions(model: Model, frame: Frame, events: Streams) -> tuple[Array, Ar
     """
     from captum.attr import IntegratedGradients
 
-    with _machine(model.config) as device:
+    with machine(model.config) as device:
         network = model.network.to(device).eval()
-        cuts = _cuts(events, frame, model.config)
+        cuts = cuts_of(events, frame, model.config)
         batch = tensors(streams.read(events, cuts), device)
         features = torch.from_numpy(_features(frame, model.features)).to(device)
 
@@ -341,7 +341,7 @@ def top_events(model: Model, events: Streams, frame: Frame, n: int) -> Frame:
     kind, occurred_at (UTC) and effect: what the logarithm of expected spend is moved by against a
     blank event. Whoever has fewer events has fewer rows.
     """
-    cuts = _cuts(events, frame, model.config)
+    cuts = cuts_of(events, frame, model.config)
     kept = np.minimum(cuts.lengths, n)
     row = np.repeat(np.arange(len(frame)), kept)
     rank = np.arange(row.size) - np.repeat(np.cumsum(kept) - kept, kept)
@@ -517,7 +517,7 @@ def _place() -> tuple[int, int]:
 
 
 @contextmanager
-def _machine(config: Config) -> Iterator[torch.device]:
+def machine(config: Config) -> Iterator[torch.device]:
     """The device, with as many threads as the config says; what is drawn inside and the threads
     are nobody else's business."""
     device = torch.device("cpu")
@@ -689,7 +689,8 @@ def _days(frame: Frame) -> Array:
     return stamps.astype(np.int64)
 
 
-def _cuts(events: Streams, frame: Frame, config: Config) -> Cuts:
+def cuts_of(events: Streams, frame: Frame, config: Config) -> Cuts:
+    """What each of the frame's days knows of its customer, row by row."""
     days = _days(frame).astype("datetime64[D]")
     return streams.cut(events, frame["customer_id"].to_numpy(), days, config.network.max_events)
 

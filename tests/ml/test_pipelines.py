@@ -14,6 +14,7 @@ import simulated
 
 from ml import backtest as judging
 from ml import cutoffs, horizons, lightgbm_hurdle, pipelines, promotion, reasons, sufficiency
+from ml.pipelines import backtesting, embedding, reading, registry, scoring, tracking, training
 from warehouse import building
 from warehouse.settings import Settings, TierhouseError, WrongUsage
 
@@ -85,7 +86,7 @@ def test_without_a_champion_everybody_is_scored_and_the_score_says_by_what(shop,
         tiered = connection.execute("select count(*) from scores.customer_tiers").fetchone()
         for table in ("scores.customer_scores", "scores.customer_tiers", "ops.versions"):
             connection.execute(f"delete from {table}")
-    frame = pipelines._read_days(urls, [DAY])
+    frame = reading.read_days(urls, [DAY])
     answer = sufficiency.predict_with(sufficiency.below_the_model(frame, 270), frame, 30)
     asked = rows[rows[1] == 30].set_index(0).loc[frame["customer_id"]]
     np.testing.assert_allclose(asked[2], answer.prediction.expected_spend, atol=0.0051)
@@ -125,7 +126,7 @@ def test_settings_that_were_surely_better_before_the_judged_windows_are_used(sho
     assert "2 trials" in tune(DAY)
     first = building.read_history(urls).first
     oldest = min(cutoffs.test_origins(DAY, first, 30))
-    assert pipelines._settings_of_trees(30, oldest) == default  # chance teaches nothing
+    assert training._settings_of_trees(30, oldest) == default  # chance teaches nothing
     (run,) = mlflow.search_runs(
         experiment_names=[pipelines.TUNINGS],
         filter_string="tags.tuned = 'true'",
@@ -135,11 +136,11 @@ def test_settings_that_were_surely_better_before_the_judged_windows_are_used(sho
     found = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/tuned.json")
     won = {**found, "gain_low": 0.001, "config": {**found["config"], "num_leaves": 7}}
     client.log_dict(run.info.run_id, won, "tuned.json")
-    config, where_from = pipelines._settings_of_trees(30, oldest)
+    config, where_from = training._settings_of_trees(30, oldest)
     assert (config.num_leaves, where_from) == (7, f"tuned in run {run.info.run_id}")
     seen = date.fromisoformat(found["not_after"]) - timedelta(days=1)
-    assert pipelines._settings_of_trees(30, seen) == default
-    assert pipelines._settings_of_trees(90, oldest) == default
+    assert training._settings_of_trees(30, seen) == default
+    assert training._settings_of_trees(90, oldest) == default
     client.delete_run(run.info.run_id)
 
 
@@ -230,7 +231,7 @@ def test_a_version_has_its_card_with_the_board_and_its_limits(trained):
 
 def test_training_needs_no_git(shop, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert pipelines._tags(shop, DAY, 90)["git_commit"] == "unknown"
+    assert tracking.tags_of(shop, DAY, 90)["git_commit"] == "unknown"
 
 
 def test_every_model_and_baseline_is_a_run_and_a_row_of_the_scoreboard(trained, urls):
@@ -352,7 +353,7 @@ def test_everybody_has_the_reasons_that_the_champions_own_trees_give(
                 "select customer_id, reasons from scores.customer_scores where horizon_days = 30"
             ).fetchall()
         )
-    frame = pipelines._read_days(urls, [DAY])
+    frame = reading.read_days(urls, [DAY])
     files = Path(mlflow.artifacts.download_artifacts(MODEL))
     model = horizons.from_files(files / "data" / "model").asked
     families = reasons.read_families()
@@ -381,16 +382,16 @@ def test_the_names_that_sentences_say_are_read_with_the_features_and_are_none(
     trained, shop, urls, tmp_path
 ):
     building.build(urls, [DAY], shop.home)
-    texts = pipelines._texts_of(reasons.read_families())
+    texts = scoring._texts_of(reasons.read_families())
     with psycopg.connect(urls.warehouse, autocommit=True) as connection:
         for name in ("Tea", None):  # this shop has no categories
             connection.execute(
                 "update features.feat_customer_behaviour set top_category = %s", [name]
             )
-            pipelines._spill_day(urls, DAY, tmp_path / "day.arrow", [*texts, "not_there"])
-            frame = pd.concat(pipelines._parts(tmp_path / "day.arrow"), ignore_index=True)
+            reading.spill_day(urls, DAY, tmp_path / "day.arrow", [*texts, "not_there"])
+            frame = pd.concat(reading.parts(tmp_path / "day.arrow"), ignore_index=True)
             assert frame["top_category"].fillna("").eq(name or "").all()
-    assert list(frame.drop(columns=texts)) == list(pipelines._read_days(urls, [DAY]))
+    assert list(frame.drop(columns=texts)) == list(reading.read_days(urls, [DAY]))
 
 
 def test_scoring_again_writes_the_same_rows(trained, shop, urls):
@@ -452,14 +453,14 @@ def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, t
         train(DAY - timedelta(days=30))
     standing = client.get_model_version(pipelines.REGISTERED, "1")
     passed = promotion.Verdict((), {"metrics": {}, "tiers": []})
-    said = pipelines._promote(urls, "2", DAY, standing, passed)
+    said = registry.promote_if_passed(urls, "2", DAY, standing, passed)
     assert said == " and is the champion."
     assert champion() == "2"
     assert verdict_of("2")[0] == "promoted"
     assert decisions(urls)[-1][:3] == ("promoted", "2", "1")
 
     # Judged against version 1, which is the champion no longer.
-    said = pipelines._promote(urls, "1", DAY, standing, passed)
+    said = registry.promote_if_passed(urls, "1", DAY, standing, passed)
     assert "Version 2 stays champion" in said
     assert champion() == "2"
 
@@ -474,16 +475,16 @@ def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, t
 def test_a_champion_of_other_settings_is_fitted_anew_for_every_window(trained, urls):
     """The stored champion beside a challenger that only says that its settings are others."""
     version = mlflow.MlflowClient().get_model_version(pipelines.REGISTERED, "1")
-    stored = pipelines._readable(version)
+    stored = registry.readable(version)
     other = replace(stored, config=replace(stored.config, seed=stored.config.seed + 1))
     judged = trained.backtest
     days = {o.as_of_date for o in judged.origins}.union(
         *(o.training_cutoffs for o in judged.origins)
     )
-    frame = pipelines._read_days(urls, sorted(days))
-    labels = pipelines._closed_labels(urls, frame, 30)
+    frame = reading.read_days(urls, sorted(days))
+    labels = reading.closed_labels(urls, frame, 30)
     challenger = judging.MODELS[pipelines.MODEL]
-    found = pipelines._judge_champion(
+    found = training._judge_champion(
         version, other, challenger, judged, frame, labels, lambda what: None
     )
     assert found.version == "1"
@@ -521,7 +522,7 @@ def judged_by(shop, urls, chosen: list[str], label_share: float = 1.0) -> judgin
 
 
 def test_what_reads_the_events_is_judged_where_it_is_asked_for_and_nowhere_else(shop, urls):
-    models, baselines, on_events = pipelines._candidates([])
+    models, baselines, on_events = backtesting._candidates([])
     assert {*models, *baselines} == {*judging.MODELS, *judging.BASELINES}
     assert on_events == []
     with pytest.raises(WrongUsage, match=r"no model perceptron.*transformer_scratch, hybrid"):
@@ -571,7 +572,7 @@ def embeddings_of(urls, day: date) -> list[tuple]:
 
 def test_embedding_a_day_again_writes_the_same_rows_with_the_same_version(embedded, shop, urls):
     found = embeddings_of(urls, DAY)
-    customers = pipelines._read_days(urls, [DAY])["customer_id"]
+    customers = reading.read_days(urls, [DAY])["customer_id"]
     assert [row[1] for row in found] == sorted(customers)
     assert {(len(row[2]), row[3]) for row in found} == {(64, "1")}
     assert f"{len(found)} customers of {DAY}" in embedded
@@ -583,14 +584,14 @@ def test_the_stored_sequence_model_answers_from_its_files_alone_and_is_no_pickle
     files = Path(mlflow.artifacts.download_artifacts(f"models:/{pipelines.SEQUENCE}/1"))
     data = {file.suffix for file in (files / "data").rglob("*") if file.is_file()}
     assert data == {".json", ".safetensors"}
-    events = pipelines.read_arrow(
+    events = reading.read_arrow(
         urls.warehouse,
         "select * from features.customer_events where known_on <= $1::date "
         'order by customer_id collate "C", position',
         [DAY.isoformat()],
     )
     model = mlflow.pyfunc.load_model(f"models:/{pipelines.SEQUENCE}/1")
-    frame = pipelines._read_days(urls, [DAY])
+    frame = reading.read_days(urls, [DAY])
     answered = model.predict({"customers": frame, "events": events}).sort_values("customer_id")
     stored = np.array([row[2] for row in embeddings_of(urls, DAY)])
     np.testing.assert_allclose(np.stack(answered["embedding"]), stored, atol=1e-6)
@@ -598,7 +599,7 @@ def test_the_stored_sequence_model_answers_from_its_files_alone_and_is_no_pickle
 
 
 def test_a_version_that_knows_later_days_or_another_horizon_embeds_no_earlier_one(embedded):
-    newest = pipelines._newest_sequence
+    newest = embedding._newest_sequence
     assert newest(DAY, 30, None) == newest(DAY + timedelta(days=9), 30, 9) == "1"
     assert newest(DAY - timedelta(days=1), 30, None) is None
     assert newest(DAY, 90, None) is None

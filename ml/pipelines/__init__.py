@@ -1,0 +1,27 @@
+"""Read, call the pure core, record in MLflow, write. The only part of `ml` that does I/O."""
+
+from ml.pipelines.backtesting import BACKTESTS, backtest, newest_origins
+from ml.pipelines.embedding import SEQUENCE, embed, look_alikes
+from ml.pipelines.registry import ALIAS, promote, rollback
+from ml.pipelines.scoring import score
+from ml.pipelines.tracking import MODEL, REGISTERED
+from ml.pipelines.training import TUNINGS, Trained, train, tune
+
+__all__ = [
+    "ALIAS",
+    "BACKTESTS",
+    "MODEL",
+    "REGISTERED",
+    "SEQUENCE",
+    "TUNINGS",
+    "Trained",
+    "backtest",
+    "embed",
+    "look_alikes",
+    "newest_origins",
+    "promote",
+    "rollback",
+    "score",
+    "train",
+    "tune",
+]

@@ -1,0 +1,222 @@
+"""Score every customer of a day, part by part."""
+
+import json
+import os
+import tempfile
+from datetime import date
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from mlflow.entities.model_registry import ModelVersion
+
+from ml import horizons, lightgbm_hurdle, reasons, sufficiency, tiers
+from ml.metrics import Prediction
+from ml.pipelines.reading import Say, parts, read_policy, spill_day
+from ml.pipelines.registry import find_champion, load, trained_as_of
+from ml.pipelines.tracking import REGISTERED, open_mlflow
+from ml.sufficiency import Rung
+from warehouse import publishing
+from warehouse.building import read_history, refuse_days_outside
+from warehouse.connections import Urls, exclusive
+from warehouse.settings import Settings, TierhouseError
+
+
+def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
+    """Score every customer of the day, draw the tiers, write both out of sight.
+
+    With the champion; where there is none, with the best method that needs no training, and the
+    score says which. Raises TierhouseError: a champion that knows later days, or a day not built.
+    """
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
+    open_mlflow(settings, urls)
+    champion = find_champion()
+    policy = read_policy(settings)
+    if champion is not None and trained_as_of(champion) > as_of:
+        raise TierhouseError(
+            f"The champion (version {champion.version}) learned from what happened up to "
+            f"{trained_as_of(champion)}, so its scores of {as_of} would know the future. Train "
+            f"one as of that day in an installation of its own (TIERHOUSE_HOME), or score a "
+            f"later day."
+        )
+    families = reasons.read_families()
+    scratch = settings.home / "scratch-scores"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        file = Path(place) / "features.arrow"
+        say("Reading features")
+        with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
+            input_hash = publishing.input_hash(urls, as_of)
+            spill_day(urls, as_of, file, _texts_of(families))
+        if champion is None:
+            history_days = (as_of - history.first).days
+            scored = _score_without_model(file, history_days, settings.horizon_days)
+        else:
+            say(f"Loading version {champion.version}")
+            scored = _score_parts(champion, file, families, say)
+        version = publishing.Version(
+            as_of_date=as_of,
+            horizon_days=scored.forecast.asked_days,
+            model_name=scored.model_name,
+            model_version=scored.model_version,
+            policy_version=policy.version,
+            input_hash=input_hash,
+        )
+        say("Writing")
+        written = publishing.write_version(
+            urls, version, _scores(scored, as_of), _tiers(scored, policy)
+        )
+    seen = (
+        "which nobody sees until it is published"
+        if written
+        else "which is what analysts read already"
+    )
+    return (
+        f"Scored {len(scored.customer_id):,} customers of {as_of} {scored.how} as "
+        f"{version.version_id}, {seen}."
+    )
+
+
+class _Scored(NamedTuple):
+    """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
+    by what; how: the same in words."""
+
+    customer_id: pa.ChunkedArray
+    forecast: horizons.Forecast
+    reasons: pa.ChunkedArray
+    model_name: str
+    model_version: str
+    how: str
+
+
+def _score_parts(
+    champion: ModelVersion, file: Path, families: reasons.Families, say: Say
+) -> _Scored:
+    """The trees and the reasons part by part; what is true of the shop, of all parts together."""
+    outlook = load(champion)
+    wanted = ("as_of_date", *horizons.population_columns(outlook))
+    threads = os.cpu_count() or 1
+    customers, said, why, told = [], [], [], []
+    for part in parts(file):
+        customers.append(pa.array(part["customer_id"], pa.string()))
+        said.append(horizons.ask(outlook, part, threads))
+        why.append(_reasons(outlook.asked, part, families, threads))
+        told.append(part[[name for name in wanted if name in part]])
+        say(f"Scored {sum(map(len, customers)):,} customers")
+    answers = {
+        days: lightgbm_hurdle.joined([answered[days] for answered in said])
+        for days in outlook.models
+    }
+    return _Scored(
+        pa.chunked_array(customers),
+        horizons.settle(outlook, pd.concat(told, ignore_index=True), answers),
+        pa.chunked_array(why),
+        REGISTERED,
+        str(champion.version),
+        f"with model version {champion.version}",
+    )
+
+
+def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _Scored:
+    frame = pd.concat(parts(file), ignore_index=True)
+    rung = sufficiency.below_the_model(frame, history_days)
+    said = {}
+    for days in sorted({horizon_days, *horizons.HORIZONS}):
+        answer = sufficiency.predict_with(rung, frame, days)
+        rung = answer.rung  # where it failed once, the same rung answers for every horizon
+        said[days] = answer.prediction
+    if rung == Rung.spend_rate:
+        said = {d: sufficiency.predict_with(rung, frame, d).prediction for d in said}
+    return _Scored(
+        pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
+        horizons.together(said, horizon_days),
+        pa.chunked_array([pa.nulls(len(frame), pa.string())]),
+        str(rung),
+        "untrained",
+        f"without a model, by {rung} (`tierhouse train` says why there is none),",
+    )
+
+
+def _scores(scored: _Scored, day: date) -> pa.RecordBatchReader:
+    """The rows of scores.customer_scores, horizon by horizon."""
+    forecast, customers = scored.forecast, len(scored.customer_id)
+    due = np.datetime64(day) + forecast.next_order_days.astype("timedelta64[D]")  # NaN is NaT
+    nothing = {
+        "expected_spend_low": pa.nulls(customers, pa.float64()),
+        "expected_spend_high": pa.nulls(customers, pa.float64()),
+        "high_value_probability": pa.nulls(customers, pa.float64()),
+        "next_order_date": pa.nulls(customers, pa.date32()),
+        "reasons": pa.nulls(customers, pa.string()),
+    }
+
+    def table(days: int, found: Prediction) -> pa.Table:
+        only_asked = (
+            {}
+            if days != forecast.asked_days
+            else {
+                "expected_spend_low": _money(found.low, customers),
+                "expected_spend_high": _money(found.high, customers),
+                "high_value_probability": _numbers(found.high_value_probability, customers),
+                "next_order_date": pa.array(due, pa.date32()),
+                "reasons": scored.reasons,
+            }
+        )
+        return pa.table({
+            "customer_id": scored.customer_id,
+            "horizon_days": pa.array(np.full(customers, days, np.int32)),
+            "expected_spend": _money(found.expected_spend, customers),
+            "purchase_probability": _numbers(found.purchase_probability, customers),
+            **nothing,
+            **only_asked,
+        })  # fmt: skip
+
+    tables = (table(days, found) for days, found in forecast.by_horizon.items())
+    first = next(tables)
+    batches = (batch for one in chain([first], tables) for batch in one.to_batches())
+    return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+
+def _numbers(values: np.ndarray | None, customers: int) -> pa.Array:
+    return pa.nulls(customers, pa.float64()) if values is None else pa.array(values)
+
+
+def _money(values: np.ndarray | None, customers: int) -> pa.Array:
+    return _numbers(values if values is None else values.round(2), customers)
+
+
+def _tiers(scored: _Scored, policy: tiers.Policy) -> pa.Table:
+    """The rows of scores.customer_tiers: drawn by the spend that is written."""
+    spend = np.asarray(scored.forecast.asked.expected_spend).round(2)
+    drawn = tiers.assign(spend, scored.customer_id.to_numpy(), policy)
+    return pa.table({
+        "customer_id": scored.customer_id,
+        "tier": drawn.tier,
+        "tier_rank": pa.array(drawn.rank, pa.int32()),
+        "expected_spend": spend,
+    })  # fmt: skip
+
+
+def _reasons(
+    model: lightgbm_hurdle.Model, part: pd.DataFrame, families: reasons.Families, threads: int
+) -> pa.Array:
+    moved = reasons.effects(model, part, families, num_threads=threads)
+    found = reasons.top_reasons(part, moved, families)
+    said = [
+        {"reason": family, "effect": float(f"{effect:.4g}"), "en": en, "zh": zh}
+        for family, effect, en, zh in zip(
+            found.family, found.effect, found.text_en, found.text_zh, strict=True
+        )
+    ]
+    ends = pairwise(found.offsets)
+    return pa.array([json.dumps(said[a:b], ensure_ascii=False) for a, b in ends], pa.string())
+
+
+def _texts_of(families: reasons.Families) -> list[str]:
+    """The columns of text that a sentence says."""
+    said = (sentence for family in families.all for sentence in family.sentences)
+    parts = (part for sentence in said for texts in sentence.texts.values() for part in texts)
+    return sorted({part.column for part in parts if part.style == "name"})

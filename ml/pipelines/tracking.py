@@ -1,0 +1,133 @@
+"""What the pipelines leave in MLflow: runs, their tags, scoreboards and figures."""
+
+import contextlib
+import logging
+import shutil
+import subprocess
+import warnings
+from datetime import date
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.exceptions import MlflowException
+
+from ml import backtest as judging
+from ml import figures
+from ml.classifiers import CLASSIFIERS
+from ml.metrics import DIRECTIONS
+from ml.pipelines.reading import KEYS, TABLE
+from ml.streams import Streams
+from warehouse.connections import Urls, make_database
+from warehouse.settings import PROJECT, Settings, TierhouseError
+
+MODEL = "lightgbm_hurdle"
+REGISTERED = "customer_value"  # the experiment of training and the registered model
+
+
+def open_mlflow(settings: Settings, urls: Urls, name: str = REGISTERED) -> None:
+    """Point MLflow at the server that is configured, or at the installation's own database.
+
+    name: of the experiment, which is made where it is not there.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It misses an input example, which would be rows of real customers kept for ever.
+    warnings.filterwarnings("ignore", module="mlflow", message=".*input example")
+    if settings.mlflow_tracking_uri is None:
+        make_database(urls.mlflow, urls.warehouse)
+        address = urls.mlflow.replace("postgresql://", "postgresql+psycopg2://", 1)
+    else:
+        address = settings.mlflow_tracking_uri.get_secret_value()
+    mlflow.set_tracking_uri(address)
+    folder = settings.home / "mlflow"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with contextlib.chdir(folder):  # a new store roots its experiment "Default" where we are
+            experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None:
+            local = settings.mlflow_tracking_uri is None
+            artifacts = (folder / "artifacts").as_uri() if local else None
+            mlflow.create_experiment(name, artifacts)
+        mlflow.set_experiment(name)
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).replace(address, "***").split())[:300]
+        if password := urlsplit(address).password:
+            reason = reason.replace(password, "***")
+        raise TierhouseError(
+            f"MLflow at {urlsplit(address).hostname} does not answer: {reason} Check "
+            f"MLFLOW_TRACKING_URI, or unset it."
+        ) from None
+
+
+def tags_of(settings: Settings, as_of: date, horizon_days: int) -> dict[str, str]:
+    commit = ""
+    if git := shutil.which("git"):  # a slim image has none
+        head = [git, "-C", str(PROJECT), "rev-parse", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+    tags = {
+        "as_of_date": as_of.isoformat(),
+        "horizon_days": str(horizon_days),
+        "git_commit": commit or "unknown",
+    }
+    return tags if settings.dag_run is None else {**tags, "dag_run": settings.dag_run}
+
+
+def data_hash(frame: pd.DataFrame, labels: pd.DataFrame, events: Streams | None = None) -> str:
+    """Of all that was learned from and judged on: the same rows give the same scoreboard."""
+    hashed = sha256()
+    for rows in (frame, labels):
+        hashed.update(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
+    for values in () if events is None else vars(events).values():
+        hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()
+
+
+def log_input(frame: pd.DataFrame, labels: pd.DataFrame, context: str) -> None:
+    whole = labels.select_dtypes("integer").columns  # MLflow warns of integers: nulls are floats
+    seen = frame.merge(labels.astype(dict.fromkeys(whole, float)), on=list(KEYS))
+    source = CodeDatasetSource({"table": TABLE})
+    mlflow.log_input(from_pandas(seen, source=source, name="closed_windows"), context=context)
+
+
+def log_scoreboard(judged: judging.Backtest, tags: dict[str, str]) -> None:
+    """One child run per candidate and origin, and one of its means, so that MLflow's comparison
+    page is the scoreboard. All metrics have the same names everywhere.
+
+    Intervals and paired differences stand in scoreboard.json, where they do not bury the metrics
+    themselves.
+    """
+    mlflow.log_dict(judged.to_json(), "scoreboard.json")
+    if MODEL in judged.pooled:
+        mlflow.log_metrics(_points(judged.pooled[MODEL]))
+    of_origins = {origin.as_of_date.isoformat(): origin.models for origin in judged.origins}
+    for origin, models in {**of_origins, "pooled": judged.pooled}.items():
+        for name, metrics in models.items():
+            told = {**tags, "model": name, "origin": origin}
+            with mlflow.start_run(run_name=f"{name} {origin}", nested=True, tags=told):
+                mlflow.log_metrics(_points(metrics))
+
+
+def log_figures(judged: judging.Backtest) -> None:
+    """The figures are about MODEL, or about the first candidate where it was not judged."""
+    newest = judged.newest
+    name = MODEL if MODEL in newest.predictions else next(iter(newest.predictions))
+    mlflow.log_figure(figures.gain(judged, name), "figures/gain_curve.png")
+    if newest.predictions[name].expected_spend is not None:
+        mlflow.log_figure(figures.calibration(judged, name), "figures/calibration_by_decile.png")
+    if newest.high_value is not None:
+        asked = [name, *(one for one in CLASSIFIERS if one in newest.predictions)]
+        mlflow.log_figure(figures.roc(judged, asked), "figures/high_value_roc.png")
+        mlflow.log_figure(figures.confusion(judged, asked), "figures/high_value_confusion.png")
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _points(metrics: dict[str, float]) -> dict[str, float]:
+    return finite({name: metrics[name] for name in DIRECTIONS})

@@ -1,0 +1,396 @@
+"""Judge, fit, register and ask the gate; and look for better settings of the trees."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+
+import mlflow
+import pandas as pd
+from mlflow.artifacts import load_dict
+from mlflow.entities.model_registry import ModelVersion
+
+from ml import backtest as judging
+from ml import (
+    cutoffs,
+    figures,
+    horizons,
+    intervals,
+    lightgbm_hurdle,
+    model_card,
+    promotion,
+    reasons,
+    sufficiency,
+    tiers,
+    tuning,
+)
+from ml.baselines import Estimator
+from ml.pipelines.backtesting import tiers_of_newest
+from ml.pipelines.reading import (
+    KEYS,
+    Build,
+    Say,
+    closed_labels,
+    history_may_be_short,
+    listed,
+    read_days,
+    read_labels,
+    read_policy,
+)
+from ml.pipelines.registry import (
+    WITHOUT_CHAMPION,
+    find_champion,
+    promote_if_passed,
+    readable,
+    register,
+    trained_as_of,
+)
+from ml.pipelines.tracking import (
+    MODEL,
+    REGISTERED,
+    data_hash,
+    finite,
+    log_figures,
+    log_input,
+    log_scoreboard,
+    open_mlflow,
+    tags_of,
+)
+from ml.sufficiency import Rung
+from warehouse.building import read_history, refuse_days_outside
+from warehouse.connections import Urls, connect
+from warehouse.settings import Settings
+
+TUNINGS = "customer_value_tuning"
+EXPLAINED = 2_000  # customers whom the figures of a training explain
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training did; `backtest` is None when the champion was fresh enough, or the shop has too
+    little data for a model."""
+
+    message: str
+    backtest: judging.Backtest | None
+
+
+def train(
+    settings: Settings, urls: Urls, as_of: date, max_age_days: int | None, build: Build, say: Say
+) -> Trained:
+    """Judge on closed windows, fit on all of them, register, and ask the gate about the alias.
+
+    What the gate (`ml.promotion`) passes becomes the champion; what it refuses is registered, and
+    the champion stays. A champion no older than `max_age_days` on `as_of` is kept, so that a daily
+    run trains weekly. Where the data are too little for a model (`ml.sufficiency`) none is trained.
+    """
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
+    open_mlflow(settings, urls)
+    champion = find_champion()
+    if champion is not None and max_age_days is not None:
+        trained_on = trained_as_of(champion)
+        if 0 <= (as_of - trained_on).days <= max_age_days:
+            return Trained(
+                f"The champion (version {champion.version}, as of {trained_on}) is fresh enough "
+                f"as of {as_of}: nothing to train.",
+                None,
+            )
+
+    horizon = settings.horizon_days
+    policy = read_policy(settings)
+    tags = tags_of(settings, as_of, horizon)
+    known_until = min(as_of, history.last)  # a window is closed when its last day is loaded
+    origins, learned_from, days = _days_of_training(known_until, history.first, horizon)
+    build(days, horizon)
+    say("Reading features")
+    everything = read_days(urls, days)
+    report = _assess(urls, everything, known_until, history.first, horizon)
+    if report.rung != Rung.lightgbm_hurdle:
+        return Trained(f"{sufficiency.to_text(report)}\n\n{WITHOUT_CHAMPION}", None)
+    known = everything["as_of_date"] <= pd.Timestamp(learned_from[0])
+    frame = everything[known].reset_index(drop=True)
+    labels = closed_labels(urls, frame, horizon)
+    config, where_from = _settings_of_trees(horizon, min(origins))
+    say(f"Judging on {len(origins)} windows")
+    estimator = judging.hurdle(config)
+    remembered, said = promotion.remembered(estimator)
+    models = {**judging.MODELS, MODEL: remembered}
+    judged = judging.run(frame, labels, origins, horizon, models, say=say)
+    say(f"Fitting {MODEL} on {len(learned_from)} days")
+    learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
+    columns = lightgbm_hurdle.feature_columns(frame, labels)
+    model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon, config)
+    model = replace(model, intervals=_intervals(judged, said, labels, len(learned_from)))
+    say("Fitting the other horizons")
+    outlook = horizons.fit(
+        model, everything, read_labels(urls, days, horizons.HORIZONS), known_until
+    )
+    standing = _judge_champion(champion, model, estimator, judged, frame, labels, say)
+    drawn = promotion.summed_tiers(said, labels, policy)
+    frame, labels = frame[learned], labels[learned]
+    del everything
+    verdict = promotion.decide(
+        promotion.Case(
+            board=judged,
+            name=MODEL,
+            challenger=_challenger(model, frame, as_of),
+            horizon_days=horizon,
+            learned_days=horizon,
+            columns=columns,
+            tiers=drawn,
+            champion=standing,
+        )
+    )
+
+    say("Recording in MLflow")
+    with mlflow.start_run(run_name=f"train {as_of}", tags=tags):
+        mlflow.log_params(
+            {
+                "as_of_date": as_of.isoformat(),
+                "horizon_days": horizon,
+                "origins": listed(origins),
+                "cutoffs": listed(learned_from),
+                "settings": where_from,
+                **asdict(model.config),
+            }
+        )
+        mlflow.log_text(sufficiency.to_markdown(report), "sufficiency.md")
+        log_input(frame, labels, "training")
+        log_scoreboard(judged, tags)
+        log_figures(judged)
+        mlflow.log_figure(figures.importance(model), "figures/feature_importance.png")
+        _log_explanation(model, frame)
+        card = model_card.to_markdown(outlook, judged, MODEL, as_of, learned_from, report)
+        mlflow.log_text(card, "model_card.md")
+        version = register(outlook, frame, tags, card)
+    _write_evaluation(urls, judged, policy, version)
+    became = promote_if_passed(urls, version, as_of, champion, verdict)
+    return Trained(
+        f"Version {version} of {REGISTERED} is registered{became} It learned from "
+        f"{len(learned_from)} days, {learned_from[-1]} to {learned_from[0]}.",
+        judged,
+    )
+
+
+def tune(
+    settings: Settings,
+    urls: Urls,
+    as_of: date,
+    seconds: float | None,
+    trials: int | None,
+    build: Build,
+    say: Say,
+) -> str:
+    """Look for better settings of the trees, for the trainings to come; say what was found.
+
+    On windows that closed before the oldest one on which a model trained as of this day is judged.
+    Every trial stands in MLflow. Raises WrongUsage: too little history for such windows.
+    """
+    history = read_history(urls)
+    refuse_days_outside(history, [as_of])
+    horizon, known_until = settings.horizon_days, min(as_of, history.last)
+    with history_may_be_short():
+        not_after = min(cutoffs.test_origins(known_until, history.first, horizon))
+        origins = tuning.tuning_origins(not_after, history.first, horizon)
+        days = cutoffs.backtest_days(origins, history.first, horizon)
+    build(days, horizon)
+    say("Reading features")
+    frame = read_days(urls, days)
+    labels = closed_labels(urls, frame, horizon)
+    found = tuning.tune(
+        frame, labels, origins, horizon,
+        not_after=not_after, seconds=seconds, trials=trials, say=say,
+    )  # fmt: skip
+    say("Recording in MLflow")
+    open_mlflow(settings, urls, TUNINGS)
+    tags = {**tags_of(settings, as_of, horizon), "data_hash": data_hash(frame, labels)}
+    with mlflow.start_run(run_name=f"tune {as_of}", tags={**tags, "tuned": "true"}):
+        mlflow.log_params({"origins": listed(origins), **asdict(found.config)})
+        mlflow.log_metrics(
+            {"score": found.score, "default_score": found.default_score, "gain": found.gain}
+        )
+        mlflow.log_dict(tuning.to_json(found), "tuned.json")
+        for number, trial in enumerate(found.tried):
+            with mlflow.start_run(run_name=f"trial {number}", nested=True, tags=tags):
+                mlflow.log_params(asdict(trial.config))
+                mlflow.log_metric("score", trial.score)
+    return tuning.summary(found)
+
+
+def _days_of_training(
+    known_until: date, first_day: date, horizon_days: int
+) -> tuple[Sequence[date], Sequence[date], list[date]]:
+    """The origins to judge on, the cutoffs to learn from, and all days that training reads, oldest
+    first; neither origins nor cutoffs where the history is too short for a model."""
+    try:
+        origins = cutoffs.test_origins(known_until, first_day, horizon_days)
+        learned_from = cutoffs.training_cutoffs(known_until, first_day, horizon_days)
+        judged_on = cutoffs.backtest_days(origins, first_day, horizon_days)
+    except cutoffs.NotEnoughHistory:
+        newest = known_until - timedelta(days=horizon_days)
+        has_closed = newest >= first_day + timedelta(days=cutoffs.MIN_HISTORY_DAYS)
+        return (), (), [newest, known_until] if has_closed else [known_until]
+    newer = cutoffs.newer_cutoffs(known_until, learned_from[0])
+    return origins, learned_from, sorted({*learned_from, *judged_on, *newer, known_until})
+
+
+def _assess(
+    urls: Urls, frame: pd.DataFrame, known_until: date, first_day: date, horizon_days: int
+) -> sufficiency.Report:
+    """frame: features of known_until, and of the newest day with a closed window."""
+    newest = known_until - timedelta(days=horizon_days)
+    today = frame[frame["as_of_date"] == pd.Timestamp(known_until)]
+    labels = read_labels(urls, [newest], [horizon_days])
+    return sufficiency.assess(
+        today, None if labels.empty else labels, known_until, first_day, horizon_days
+    )
+
+
+def _settings_of_trees(
+    horizon_days: int, oldest_origin: date
+) -> tuple[lightgbm_hurdle.Config, str]:
+    """What the newest search found for this horizon, and where it is from.
+
+    The default, where nothing better was surely found, or the search has seen a window that the
+    model is judged on.
+    """
+    default = lightgbm_hurdle.Config(), "default"
+    experiment = mlflow.get_experiment_by_name(TUNINGS)
+    if experiment is None:
+        return default
+    runs = mlflow.MlflowClient().search_runs(
+        [experiment.experiment_id],
+        f"tags.tuned = 'true' and tags.horizon_days = '{horizon_days}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    for run in runs:
+        found = load_dict(f"{run.info.artifact_uri}/tuned.json")
+        not_after = date.fromisoformat(found["not_after"])
+        if tuning.may_be_judged_from(not_after, [oldest_origin]) and found["gain_low"] > 0:
+            return lightgbm_hurdle.Config(**found["config"]), f"tuned in run {run.info.run_id}"
+    return default
+
+
+def _intervals(
+    judged: judging.Backtest, said: Sequence[pd.DataFrame], labels: pd.DataFrame, now: int
+) -> intervals.Intervals | None:
+    """From what the backtest's models said of windows that they had not seen; None where the shop
+    is too small. said: of `promotion.remembered`. now: the training windows of the model."""
+    used = intervals.windows_to_use(
+        {origin.as_of_date: len(origin.training_cutoffs) for origin in judged.origins}, now
+    )
+    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
+    told = told[told["as_of_date"].isin(pd.to_datetime(used))]
+    columns = ("expected_spend", "purchase_probability", "spend", "as_of_date")
+    try:
+        return intervals.fit(*(told[name].to_numpy() for name in columns))
+    except ValueError:
+        return None
+
+
+def _challenger(
+    model: lightgbm_hurdle.Model, frame: pd.DataFrame, as_of: date
+) -> promotion.Challenger:
+    """The fitted model as the gate sees it, asked about the newest day that it learned from."""
+    newest = frame[frame["as_of_date"] == frame["as_of_date"].max()]
+    return promotion.Challenger(
+        model.horizon_days,
+        model.features,
+        promotion.ask(lightgbm_hurdle.predict, model, newest.reset_index(drop=True)),
+        as_of,
+    )
+
+
+def _judge_champion(
+    champion: ModelVersion | None,
+    challenger: lightgbm_hurdle.Model,
+    estimator: Estimator,
+    judged: judging.Backtest,
+    frame: pd.DataFrame,
+    labels: pd.DataFrame,
+    say: Say,
+) -> promotion.Champion | None:
+    """The champion on the challenger's windows, or None where it is not there or not readable."""
+    stored = None if champion is None else readable(champion)
+    if champion is None or stored is None:
+        return None
+    knows_until = trained_as_of(champion)
+    columns = lightgbm_hurdle.feature_columns(frame, labels)
+    origins = [origin.as_of_date for origin in judged.origins]
+    judged_by = promotion.how_judged(
+        origins, judged.horizon_days, columns, stored.features, stored.horizon_days, knows_until
+    )
+    is_refresh = (
+        set(judged_by.values()) == {promotion.REFIT}
+        and stored.config == challenger.config
+        and set(stored.features) == set(columns)
+    )
+    if is_refresh:
+        metrics, gain = promotion.no_difference(judged, MODEL)
+    else:
+        metrics, gain = promotion.compare(
+            judged,
+            MODEL,
+            frame,
+            labels,
+            estimator,
+            promotion.as_judged(stored, judged_by, judged.learned_days, _refit(stored)),
+            say,
+        )
+    return promotion.Champion(
+        str(champion.version), knows_until, stored.features, metrics, gain, judged_by
+    )
+
+
+def _refit(stored: lightgbm_hurdle.Model) -> Estimator:
+    """The stored model's configuration and columns, fitted to whatever frame comes."""
+
+    def fit(frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int) -> lightgbm_hurdle.Model:
+        columns = lightgbm_hurdle.feature_columns(frame, labels)
+        known = frame.drop(columns=[name for name in columns if name not in stored.features])
+        return lightgbm_hurdle.fit(known, labels, horizon_days, stored.config)
+
+    return Estimator(fit, lightgbm_hurdle.predict)
+
+
+def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
+    """What moves the spend that the model expects, over customers of the newest day of frame."""
+    newest = frame[frame["as_of_date"] == frame["as_of_date"].max()]
+    some = newest.iloc[:: -(-len(newest) // EXPLAINED)]
+    weights = reasons.importance(model, some, reasons.read_families())
+    mlflow.log_figure(figures.reasons_importance(weights), "figures/reasons_importance.png")
+    mlflow.log_figure(figures.dependence(model, some), "figures/dependence.png")
+
+
+def _write_evaluation(
+    urls: Urls, judged: judging.Backtest, policy: tiers.Policy, version: str
+) -> None:
+    """Keep the scoreboard and the tiers of the newest origin where analysts can read them."""
+    newest = judged.newest
+    by_tier = tiers_of_newest(judged, policy)
+    metrics = [
+        (name, origin, metric, value)
+        for origin, models in (
+            (None, judged.pooled),
+            *((origin.as_of_date, origin.models) for origin in judged.origins),
+        )
+        for name, of_model in models.items()
+        for metric, value in finite(of_model).items()
+    ]
+    with connect(urls.warehouse) as connection, connection.cursor() as cursor:
+        for table in ("tier_evaluation", "model_metrics"):  # a new MLflow begins with 1 again
+            cursor.execute(
+                f"delete from scores.{table} where model_name = %s and model_version = %s".encode(),
+                [REGISTERED, version],
+            )
+        cursor.executemany(
+            "insert into scores.tier_evaluation values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                (REGISTERED, version, policy.version, newest.as_of_date, row.tier, row.rank,
+                 row.customers, row.expected_spend, row.realised_spend)
+                for row in by_tier
+            ],
+        )  # fmt: skip
+        cursor.executemany(
+            "insert into scores.model_metrics values (%s, %s, %s, %s, %s, %s, %s)",
+            [(REGISTERED, version, judged.horizon_days, *row) for row in metrics],
+        )
