@@ -40,7 +40,7 @@ docs: install ## a page about every table and column, and what is made from whic
 	@$(BIN)/tierhouse docs
 
 test: install lint ## everything that must hold, under 15 minutes
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest

@@ -13,7 +13,10 @@ from warehouse.source import read_source
 
 FILE = PROJECT.parent / "shared" / "data" / "online_retail_II.parquet"
 ORIGINS = "2010-12-09,2011-03-09,2011-06-09,2011-09-09"
-BASELINES = ("mean", "last_window_spend", "spend_rate", "order_count", "recency", "rfm_score")
+BASELINES = (
+    "mean", "last_window_spend", "spend_rate", "order_count", "recency", "rfm_score", "bg_nbd",
+    "mbg_nbd",
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
     not FILE.exists(),
@@ -33,6 +36,7 @@ def judged(tierhouse, settings, orders, tmp_path_factory):
     file = tmp_path_factory.mktemp("backtest") / "scoreboard.json"
     ended = tierhouse(
         "backtest", "--origins", ORIGINS, "--json", str(file),
+        "--models", ",".join(("lightgbm_hurdle", *BASELINES)),
         TIERHOUSE_HOME=str(settings.home),
         TIERHOUSE_WAREHOUSE_URL=settings.warehouse_url.get_secret_value(),
     )  # fmt: skip
