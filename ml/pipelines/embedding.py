@@ -165,7 +165,7 @@ def _train_sequence(settings: Settings, urls: Urls, as_of: date, build: Build, s
             "cutoffs": listed(learned_from), **network.pop("network"), **network,
         })  # fmt: skip
         log_input(frame, labels, "training")
-        every = -(-len(losses) // 500)
+        every = max(-(-len(losses) // 500), 1)
         for name, step, loss in losses[::every]:
             mlflow.log_metric(name, loss, step=step)
         return _register_sequence(model, tags)
