@@ -1,20 +1,14 @@
 """What the sequence model sees of every customer, and who is alike."""
 
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import date, timedelta
-from importlib.metadata import version as installed_version
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 from ml import cutoffs, lookalikes
 from ml.pipelines.reading import (
@@ -28,12 +22,12 @@ from ml.pipelines.reading import (
     read_events,
     with_intent,
 )
-from ml.pipelines.registry import trained_as_of
+from ml.pipelines.registry import add_version, files_of, trained_as_of
 from ml.pipelines.tracking import data_hash, log_input, open_mlflow, tags_of
 from warehouse import embeddings, pseudonyms
 from warehouse.building import read_history, refuse_days_outside
 from warehouse.connections import Urls
-from warehouse.settings import PROJECT, Settings, TierhouseError
+from warehouse.settings import Settings, TierhouseError
 
 if TYPE_CHECKING:
     from ml import sequence_training
@@ -174,38 +168,23 @@ def _train_sequence(settings: Settings, urls: Urls, as_of: date, build: Build, s
 def _register_sequence(model: "sequence_training.Model", tags: dict[str, str]) -> str:
     from ml import sequence_training
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "model"
-        folder.mkdir()
-        sequence_training.to_files(model, folder)
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            loader_module="ml.sequence_serving",
-            data_path=str(folder),
-            code_paths=[str(PROJECT / "ml")],
-            pip_requirements=[
-                f"{package}=={installed_version(package).split('+')[0]}"
-                for package in ("lightgbm", "numpy", "pandas", "pyarrow", "safetensors", "scipy",
-                                "torch")
-            ],
-        )  # fmt: skip
-    client = mlflow.MlflowClient()
-    with suppress(MlflowException):  # it is there already
-        client.create_registered_model(SEQUENCE, description="What embeddings are made by.")
-    version = client.create_model_version(
-        SEQUENCE, logged.model_uri, logged.run_id, tags, model_id=logged.model_id
+    return add_version(
+        SEQUENCE,
+        "What embeddings are made by.",
+        partial(sequence_training.to_files, model),
+        loader="ml.sequence_serving",
+        packages=("lightgbm", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "torch"),
+        tags=tags,
     )
-    return str(version.version)
 
 
 def _load_sequence(version: str) -> "sequence_training.Model":
     """Raises TierhouseError: another version of Tierhouse stored it."""
     from ml import sequence_training
 
-    files = Path(download_artifacts(f"models:/{SEQUENCE}/{version}"))
-    about = Model.load(files).flavors[mlflow.pyfunc.FLAVOR_NAME]
+    files = files_of(SEQUENCE, version)
     try:
-        return sequence_training.from_files(files / about[mlflow.pyfunc.DATA])
+        return sequence_training.from_files(files)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise TierhouseError(
             f"Version {version} of {SEQUENCE} cannot be read: {error}. Delete it from "

@@ -1,8 +1,10 @@
 """The registered versions of the model behind scores, and which of them is the champion."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pandas as pd
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, infer_signature
+from mlflow.models import Model, ModelSignature, infer_signature
 from psycopg.types.json import Jsonb
 
 from ml import horizons, lightgbm_hurdle, promotion
@@ -129,44 +131,67 @@ def trained_as_of(version: ModelVersion) -> date:
 def register(
     outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str], card: str
 ) -> str:
-    """Store the models as LightGBM text and JSON, loaded by our own module: nothing is pickled."""
+    """Store the models as LightGBM text and JSON; the number of the version."""
     inputs = frame.head(100).drop(columns=["customer_id"])
-    served = horizons.Served(outlook)
+    signature = infer_signature(inputs, horizons.Served(outlook).predict(inputs))
+    return add_version(
+        REGISTERED,
+        ABOUT,
+        partial(horizons.to_files, outlook),
+        loader="ml.horizons",
+        packages=("lightgbm", "numpy", "pandas", "scipy"),
+        tags=tags,
+        signature=signature,
+        card=card,
+    )
+
+
+def add_version(
+    name: str,
+    about: str,
+    write: Callable[[Path], None],
+    loader: str,
+    packages: Sequence[str],
+    tags: dict[str, str],
+    signature: ModelSignature | None = None,
+    card: str | None = None,
+) -> str:
+    """A version of a registered model, of the files that write(folder) leaves, in the run that is
+    open. They are loaded by our own module: nothing is pickled."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         folder.mkdir()
-        horizons.to_files(outlook, folder)
+        write(folder)
         logged = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="ml.horizons",
+            loader_module=loader,
             data_path=str(folder),
             code_paths=[str(PROJECT / "ml")],
-            signature=infer_signature(inputs, served.predict(inputs)),
+            signature=signature,  # pyright: ignore[reportArgumentType]
             pip_requirements=[
-                f"{package}=={installed_version(package)}"
-                for package in ("lightgbm", "numpy", "pandas", "scipy")
+                f"{package}=={installed_version(package).split('+')[0]}" for package in packages
             ],
         )
     client = mlflow.MlflowClient()
     with suppress(MlflowException):  # it is there already
-        client.create_registered_model(REGISTERED, description=ABOUT)
+        client.create_registered_model(name, description=about)
     version = client.create_model_version(
-        REGISTERED,
-        logged.model_uri,
-        logged.run_id,
-        tags,
-        model_id=logged.model_id,
-        description=card,
+        name, logged.model_uri, logged.run_id, tags, model_id=logged.model_id, description=card
     )
     return str(version.version)
 
 
+def files_of(name: str, version: str) -> Path:
+    """The folder that was given to `add_version`, here."""
+    files = Path(download_artifacts(f"models:/{name}/{version}"))
+    return files / Model.load(files).flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA]
+
+
 def load(champion: ModelVersion) -> horizons.Outlook:
     """Raises TierhouseError: another version of Tierhouse stored it."""
-    files = Path(download_artifacts(f"models:/{REGISTERED}/{champion.version}"))
-    about = Model.load(files).flavors[mlflow.pyfunc.FLAVOR_NAME]
+    files = files_of(REGISTERED, str(champion.version))
     try:
-        return horizons.from_files(files / about[mlflow.pyfunc.DATA])
+        return horizons.from_files(files)
     except (ValueError, TypeError, KeyError) as error:
         raise TierhouseError(
             f"The champion (version {champion.version}) cannot be read: {error}."
