@@ -24,6 +24,10 @@ MOST_SPLITS = 16
 MOST_BYTES = 2**28  # of a booster's tables
 
 
+class _NoTable(Exception):
+    """The trees split in a way that tables do not hold."""
+
+
 class Split(NamedTuple):
     """Left go values up to the threshold, and those that are not known if they are said to."""
 
@@ -123,7 +127,7 @@ def _tables(booster: lgb.Booster) -> Tables | None:
         splits: list[Split] = []
         try:
             leaves = list(_leaves(tree["tree_structure"], splits))
-        except NotImplementedError:
+        except _NoTable:
             return None
         average += sum(
             value * float(np.prod([step.share for step in way])) for value, way in leaves
@@ -143,7 +147,7 @@ def _leaves(node: dict, splits: list[Split], way: tuple[Step, ...] = ()) -> Iter
         yield node["leaf_value"], way
         return
     if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
-        raise NotImplementedError("only splits by a threshold, with nulls for what is not known")
+        raise _NoTable("only splits by a threshold, with nulls for what is not known")
     feature, threshold = node["split_feature"], node["threshold"]
     # A booster that saw no null in a column takes it for 0.
     left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0

@@ -123,14 +123,13 @@ def _score_parts(
 
 def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _Scored:
     frame = pd.concat(parts(file), ignore_index=True)
+    days = sorted({horizon_days, *horizons.HORIZONS})
     rung = sufficiency.below_the_model(frame, history_days)
-    said = {}
-    for days in sorted({horizon_days, *horizons.HORIZONS}):
-        answer = sufficiency.predict_with(rung, frame, days)
-        rung = answer.rung  # where it failed once, the same rung answers for every horizon
-        said[days] = answer.prediction
-    if rung == Rung.spend_rate:
-        said = {d: sufficiency.predict_with(rung, frame, d).prediction for d in said}
+    answers = [sufficiency.predict_with(rung, frame, horizon) for horizon in days]
+    if any(answer.rung != rung for answer in answers):  # one rung answers for every horizon
+        rung = Rung.spend_rate
+        answers = [sufficiency.predict_with(rung, frame, horizon) for horizon in days]
+    said = {h: answer.prediction for h, answer in zip(days, answers, strict=True)}
     return _Scored(
         pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
         horizons.together(said, horizon_days),
