@@ -28,11 +28,13 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from ml.metrics import COVERAGE
 
 Array = np.ndarray
+Frame = pd.DataFrame
 
 BINS = 10
 MIN_ROWS = 50  # in a bin; with fewer the twentieth is one customer or two
@@ -93,6 +95,26 @@ def windows_to_use(learned_from: Mapping[date, int], now: int) -> list[date]:
         raise ValueError("intervals need a closed window that the model had not seen")
     newest, *older = sorted(learned_from, reverse=True)
     return [newest, *(day for day in older if 2 * learned_from[day] >= now)]
+
+
+def held_out_coverage(told: Frame, horizon_days: int) -> float:
+    """Share of the newest window's customers whose spend lies in intervals learned from the windows
+    that had closed by its first day; NaN where none had, or too few customers are in them.
+
+    told: of customers and windows that the model had not seen, expected_spend,
+    purchase_probability, spend and as_of_date, the window's first day.
+    """
+    day = pd.to_datetime(told["as_of_date"])
+    is_newest = (day == day.max()).to_numpy()
+    had_closed = (day + pd.Timedelta(days=horizon_days) <= day.max()).to_numpy()
+    columns = ("expected_spend", "purchase_probability", "spend", "as_of_date")
+    try:
+        learned = fit(*(told.loc[had_closed, name].to_numpy() for name in columns))
+    except ValueError:
+        return math.nan
+    expected, probability, actual, _ = (told.loc[is_newest, name].to_numpy() for name in columns)
+    low, high = predict(learned, expected, probability)
+    return float(((low <= actual) & (actual <= high)).mean())
 
 
 def fit(

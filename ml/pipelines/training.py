@@ -119,7 +119,9 @@ def train(
     learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
     columns = lightgbm_hurdle.feature_columns(frame, labels)
     model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon, config)
-    model = replace(model, intervals=_intervals(judged, said, labels, len(learned_from)))
+    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
+    model = replace(model, intervals=_intervals(judged, told, len(learned_from)))
+    judged = _with_coverage(judged, intervals.held_out_coverage(told, horizon))
     say("Fitting the other horizons")
     outlook = horizons.fit(
         model, everything, read_labels(urls, days, horizons.HORIZONS), known_until
@@ -271,20 +273,32 @@ def _settings_of_trees(
 
 
 def _intervals(
-    judged: judging.Backtest, said: Sequence[pd.DataFrame], labels: pd.DataFrame, now: int
+    judged: judging.Backtest, told: pd.DataFrame, now: int
 ) -> intervals.Intervals | None:
     """From what the backtest's models said of windows that they had not seen; None where the shop
-    is too small. said: of `promotion.remembered`. now: the training windows of the model."""
+    is too small. told: as `intervals.held_out_coverage` has it. now: the training windows of the
+    model."""
     used = intervals.windows_to_use(
         {origin.as_of_date: len(origin.training_cutoffs) for origin in judged.origins}, now
     )
-    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
     told = told[told["as_of_date"].isin(pd.to_datetime(used))]
     columns = ("expected_spend", "purchase_probability", "spend", "as_of_date")
     try:
         return intervals.fit(*(told[name].to_numpy() for name in columns))
     except ValueError:
         return None
+
+
+def _with_coverage(judged: judging.Backtest, coverage: float) -> judging.Backtest:
+    """The board, on which the model has a coverage: of the newest window, which is the only one
+    with closed windows before it to learn intervals from."""
+    newest = judged.origins[-1]
+    models = {**newest.models, MODEL: {**newest.models[MODEL], "coverage": coverage}}
+    return replace(
+        judged,
+        origins=(*judged.origins[:-1], replace(newest, models=models)),
+        pooled={**judged.pooled, MODEL: {**judged.pooled[MODEL], "coverage": coverage}},
+    )
 
 
 def _challenger(

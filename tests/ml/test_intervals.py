@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import date
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -258,3 +259,37 @@ def test_a_window_that_teaches_nothing_is_refused():
         intervals.fit(expected, probability, spend, level=0.99)
     with pytest.raises(ValueError, match="level must lie"):
         intervals.fit(expected, probability, spend, level=1.0)
+
+
+def told_windows(days, customers=2_000, seed=0):
+    """Windows of one shop: log-normal spend about what was expected of those who buy."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for day in days:
+        expected = rng.gamma(2, 50, customers)
+        probability = rng.uniform(0.3, 1, customers)
+        buys = rng.random(customers) < probability
+        spend = buys * expected / probability * rng.lognormal(-0.08, 0.4, customers)
+        frames.append(
+            pd.DataFrame({
+                "expected_spend": expected, "purchase_probability": probability,
+                "spend": spend, "as_of_date": pd.Timestamp(day),
+            })
+        )  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_coverage_is_of_the_newest_window_by_what_had_closed_before_it():
+    told = told_windows(["2025-01-01", "2025-03-02", "2025-04-01"])
+    assert intervals.held_out_coverage(told, 90) == pytest.approx(0.9, abs=0.03)
+    # The window of March was still open: what it held says nothing.
+    is_open = told["as_of_date"] == pd.Timestamp("2025-03-02")
+    changed = told.assign(spend=told["spend"].where(~is_open, 1e6))
+    assert intervals.held_out_coverage(changed, 90) == intervals.held_out_coverage(told, 90)
+    newest = told["as_of_date"] == pd.Timestamp("2025-04-01")
+    exploded = told.assign(spend=told["spend"].where(~newest, 1e6))
+    assert intervals.held_out_coverage(exploded, 90) == 0
+
+
+def test_without_a_window_that_had_closed_there_is_no_coverage():
+    assert np.isnan(intervals.held_out_coverage(told_windows(["2025-03-02", "2025-04-01"]), 90))

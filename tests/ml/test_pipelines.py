@@ -172,6 +172,8 @@ def test_a_refused_model_is_registered_without_the_alias_and_its_verdict_is_kept
     gini = numbers["metrics"]["normalized_gini"]
     assert gini["challenger"] == metrics["normalized_gini"]
     assert gini["baseline"] > 0
+    coverage = numbers["metrics"]["coverage"]["challenger"]
+    assert 0.5 < coverage == refused.backtest.pooled[pipelines.MODEL]["coverage"] <= 1
     assert sum(tier["realised_share"] for tier in numbers["tiers"]) == pytest.approx(1)
     tag, note = verdict_of("1")
     assert tag == "refused"
