@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln, digamma, expit, gammaln
 
 from ml.baselines import Estimator
-from ml.metrics import Prediction
+from ml.metrics import Prediction, with_the_silent_tied
 
 Array = np.ndarray
 Frame = pd.DataFrame
@@ -503,10 +503,13 @@ def _estimator(kind: type[Kind]) -> Estimator:
         return horizon_days
 
     def predict(horizon_days: int, frame: Frame) -> Prediction:
-        spend, probability = np.full((2, len(frame)), np.nan)
+        spend, probability, ranking = np.full((3, len(frame)), np.nan)
         for rows in frame.groupby("as_of_date", sort=False).indices.values():
             spend[rows], probability[rows] = _predict_day(kind, horizon_days, frame.iloc[rows])
-        return Prediction(score=spend, expected_spend=spend, purchase_probability=probability)
+            ranking[rows] = with_the_silent_tied(spend[rows], probability[rows])
+        return Prediction(
+            score=spend, expected_spend=spend, purchase_probability=probability, ranking=ranking
+        )
 
     return Estimator(fit, predict)
 

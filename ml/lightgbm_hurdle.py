@@ -33,7 +33,7 @@ from scipy.special import expit, logit
 
 from ml import btyd, intervals
 from ml.intervals import Intervals
-from ml.metrics import Prediction
+from ml.metrics import Prediction, with_the_silent_tied
 
 Array = np.ndarray
 Frame = pd.DataFrame
@@ -250,6 +250,7 @@ def settle(
         if histories.more_buyers != 1:
             buyers = probability[rows].sum() * histories.more_buyers
             probability[rows] = _with_mean(probability[rows], float(buyers))
+        ranking[rows] = with_the_silent_tied(ranking[rows], probability[rows])
     low, high = None, None
     if model.intervals is not None:
         low, high = intervals.predict(model.intervals, expected, probability)

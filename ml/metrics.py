@@ -54,7 +54,8 @@ class Prediction:
     """What a model says of n customers, in the order of the frame it was given.
 
     score: (n,) higher is worth more; any scale. ranking: (n,) what orders customers by how much
-    they will have spent when most will have spent nothing, or None where `score` does that too.
+    they will have spent when most will have spent nothing (`with_the_silent_tied`), or None where
+    `score` does that too.
     expected_spend: (n,) in the shop's currency over
     the horizon, or None where the model only ranks. purchase_probability: (n,) of at least one
     order in the horizon, or None. high_value_probability: (n,) of standing in the top decile of
@@ -90,6 +91,20 @@ class Prediction:
         ranks its score."""
         probability = self.high_value_probability
         return self.score if probability is None else probability
+
+
+def with_the_silent_tied(values: Array, purchase_probability: Array) -> Array:
+    """values (n,), of which as many of the smallest as are expected to buy nothing are one value.
+
+    Those who buy nothing all spend the same, so in what will have been spent they share a rank.
+    An order among those who most likely are them is an order of noise, and a rank correlation,
+    which spreads ranks evenly, would give most of its room to it. How many they are follows from
+    purchase_probability (n,).
+    """
+    silent = round(float((1 - purchase_probability).sum()))
+    if silent == 0:
+        return values
+    return np.maximum(values, np.partition(values, silent - 1)[silent - 1])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ml.metrics import (
     goodness,
     interval,
     resample_weights,
+    with_the_silent_tied,
 )
 
 HIGH_VALUE = {metric for metric in DIRECTIONS if metric.endswith("_high_value")}
@@ -242,6 +243,28 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_customers():
         low, high = interval(drawn["spearman"])
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_those_expected_to_buy_nothing_share_a_rank_and_the_others_keep_theirs():
+    values = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
+    probability = np.array([0.9, 0.1, 0.7, 0.2, 0.3])  # 2.8 of 5 buy nothing
+    assert list(with_the_silent_tied(values, probability)) == [5, 3, 4, 3, 3]
+    assert list(with_the_silent_tied(values, np.ones(5))) == list(values)
+    assert set(with_the_silent_tied(values, np.zeros(5))) == {5}
+
+
+def test_an_order_of_noise_among_the_silent_costs_rank_correlation():
+    rng = np.random.default_rng(0)
+    probability = np.where(np.arange(4000) < 1200, rng.uniform(0.6, 0.9, 4000), 0.1)
+    spend = (rng.random(4000) < probability) * rng.gamma(2, 50, 4000)
+    values = probability + rng.normal(0, 0.02, 4000)
+    tied = with_the_silent_tied(values, probability)
+    by = {
+        name: judged(spend, spend > 0, Prediction(values, ranking=ranking))["spearman"]
+        for name, ranking in (("all", values), ("tied", tied))
+    }
+    assert by["tied"] > by["all"] + 0.05
+    assert by["tied"] == pytest.approx(spearmanr(tied, spend)[0])
 
 
 def test_what_a_ranking_cannot_have_is_nan():
