@@ -337,14 +337,9 @@ def build(
 
     Example: `tierhouse build --as-of 2017-10-01,2018-01-01`
     """
-    from warehouse import building
-    from warehouse.connections import open_warehouse
-
     days = _days(as_of)
     settings = read_settings()
-    urls = open_warehouse(settings)
-    building.refuse_days_outside(building.read_history(urls), days)
-    _build(settings, urls, days, target=target)
+    _build(settings, _open_at(settings, days), days, target=target)
 
 
 @app.command()
@@ -358,13 +353,14 @@ def check(
 
     Example: `tierhouse check features --as-of 2018-01-01`
     """
+    if stage is not Stage.raw and as_of is None:
+        raise WrongUsage(f"`tierhouse check {stage}` needs the day: --as-of 2018-01-01.")
+    day = None if as_of is None else _day(as_of)
+
     from expectations import run
     from warehouse import publishing
     from warehouse.connections import open_warehouse
 
-    if stage is not Stage.raw and as_of is None:
-        raise WrongUsage(f"`tierhouse check {stage}` needs the day: --as-of 2018-01-01.")
-    day = None if as_of is None else _day(as_of)
     urls = open_warehouse(read_settings())
     scored = publishing.newest_version(urls, day) if stage is Stage.tiers and day else None
     with console.status(f"Checking {stage}"):
@@ -397,17 +393,17 @@ def train(
 
     Example: `tierhouse train --as-of 2018-01-01`
     """
+    day, settings = _day(as_of), read_settings()
+    urls = _open_at(settings, [day])
+
     from ml import pipelines
     from serving import terminal
-    from warehouse.connections import open_warehouse
 
-    settings = read_settings()
-    urls = open_warehouse(settings)
     with console.status("Looking for the champion") as status:
         outcome = pipelines.train(
             settings,
             urls,
-            _day(as_of),
+            day,
             max_age_days,
             build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
             say=status.update,
@@ -431,16 +427,16 @@ def tune(
 
     Example: `tierhouse tune --as-of 2018-01-01 --seconds 600`
     """
-    from ml import pipelines
-    from warehouse.connections import open_warehouse
+    day, settings = _day(as_of), read_settings()
+    urls = _open_at(settings, [day])
 
-    settings = read_settings()
-    urls = open_warehouse(settings)
+    from ml import pipelines
+
     with console.status("Looking for windows to try on") as status:
         said = pipelines.tune(
             settings,
             urls,
-            _day(as_of),
+            day,
             seconds,
             trials,
             build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
@@ -483,13 +479,13 @@ def score(as_of: AsOf) -> None:
 
     Example: `tierhouse score --as-of 2018-01-01`
     """
-    from ml import pipelines
-    from warehouse.connections import open_warehouse
+    day, settings = _day(as_of), read_settings()
+    urls = _open_at(settings, [day])
 
-    settings = read_settings()
-    urls = open_warehouse(settings)
+    from ml import pipelines
+
     with console.status("Scoring") as status:
-        _say(pipelines.score(settings, urls, _day(as_of), status.update))
+        _say(pipelines.score(settings, urls, day, status.update))
 
 
 @app.command()
@@ -518,16 +514,16 @@ def embed(
 
     Example: `tierhouse embed --as-of 2018-01-01`
     """
-    from ml import pipelines
-    from warehouse.connections import open_warehouse
+    day, settings = _day(as_of), read_settings()
+    urls = _open_at(settings, [day])
 
-    settings = read_settings()
-    urls = open_warehouse(settings)
+    from ml import pipelines
+
     with console.status("Looking for the sequence model") as status:
         said = pipelines.embed(
             settings,
             urls,
-            _day(as_of),
+            day,
             max_age_days,
             build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
             say=status.update,
@@ -553,11 +549,12 @@ def lookalikes(
 
     Example: `tierhouse lookalikes 17850 --n 20`
     """
+    day = None if as_of is None else _day(as_of)
+
     from ml import pipelines
     from serving import terminal
     from warehouse.connections import open_warehouse
 
-    day = None if as_of is None else _day(as_of)
     urls = open_warehouse(read_settings())
     with console.status("Comparing"):
         found = pipelines.look_alikes(urls, customer, n, day)
@@ -604,10 +601,6 @@ def backtest(
 
     Example: `tierhouse backtest --origins 2017-09-01,2017-10-01 --horizon 90`
     """
-    from ml import pipelines
-    from serving import terminal
-    from warehouse.connections import open_warehouse
-
     if (origins is None) == (as_of is None):
         raise WrongUsage(
             "`tierhouse backtest` needs either the days to predict from (--origins "
@@ -619,7 +612,11 @@ def backtest(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise WrongUsage(f"There is no folder {json_file.absolute().parent} to write into.")
     settings = read_settings()
-    urls = open_warehouse(settings)
+    urls = _open_at(settings, days, horizon)
+
+    from ml import pipelines
+    from serving import terminal
+
     with console.status("Reading the history") as status:
         judged = pipelines.backtest(
             settings,
@@ -890,6 +887,22 @@ def _day(text: str) -> date:
 
 def _days(text: str) -> list[date]:
     return sorted({_day(part.strip()) for part in text.split(",")})
+
+
+def _open_at(settings: Settings, days: Sequence[date], horizon_days: int | None = None) -> "Urls":
+    """The warehouse, if its history reaches these days, and the end of their windows.
+
+    Commands ask before they import what takes seconds: who mistyped a day hears it at once.
+    """
+    from warehouse import building
+    from warehouse.connections import open_warehouse
+
+    urls = open_warehouse(settings)
+    history = building.read_history(urls)
+    building.refuse_days_outside(history, days)
+    if horizon_days is not None:
+        building.refuse_open_windows(history, days, horizon_days)
+    return urls
 
 
 def _build(

@@ -7,9 +7,8 @@ enormous customers weigh less than under squared error. Many slow rounds, each o
 of leaves that hold many customers, keep the biggest customers from being learned by heart.
 
 Trees cannot see a season they were not shown, so where the shop's history reaches back a year the
-total of a day, and how many buy, follow from what the same window of last year brought (a seasonal
-naive forecast with damped drift: Hyndman & Athanasopoulos, "Forecasting: principles and practice",
-5.2 and 8.2). The trees then say who spends it.
+total of a day, and how many buy, follow from what the same window of last year brought
+(`ml.season`). The trees then say who spends it.
 
 Trees learn what past windows were like, and the next one differs. MBG/NBD with Gamma-Gamma, fitted
 to the histories of the day itself, is wrong in other ways: the chance to buy is the weighted
@@ -19,7 +18,6 @@ and MBG/NBD says how much more a longer window holds.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +29,10 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from ml import btyd, intervals
+from ml import btyd, intervals, season
 from ml.intervals import Intervals
 from ml.metrics import Prediction, with_the_silent_tied
+from ml.season import Season
 
 Array = np.ndarray
 Frame = pd.DataFrame
@@ -43,7 +42,6 @@ FORMAT = 3
 BOOSTERS = ("purchase", "amount", "high_value")
 ROWS_AT_ONCE = 100_000  # of 131 columns: 50 MB at a time
 CALIBRATED_ON = 200_000  # training rows, evenly spread, where there are more
-LAST_YEAR = re.compile(r"spend_same_window_last_year_(\d+)d")
 # A customer of 20 % stands before one of 10 %, however much the latter would spend: most spend
 # nothing, so who buys decides the order, and the amount orders those who are about as likely to.
 AMOUNT_IN_RANKING = 0.35
@@ -70,22 +68,6 @@ class Config:
     season_limit: float = 3.0
     seed: int = 0
     num_threads: int = 1
-
-
-@dataclass(frozen=True)
-class Season:
-    """What the newest training window brought, and its last year: sums over its customers.
-
-    window_days: of the columns that are compared, the nearest to the horizon (as a ratio); sums
-    of theirs are scaled to the horizon. last_year_spend, last_year_buyers: of the same window a
-    year before, by everybody; None where the history does not reach back so far.
-    """
-
-    window_days: int
-    spend: float
-    buyers: float
-    last_year_spend: float | None
-    last_year_buyers: float | None
 
 
 @dataclass(frozen=True)
@@ -173,7 +155,7 @@ def fit(
         horizon_days,
         learned_days,
         calibration=total / float(fitted.sum()) if total > 0 else 1.0,
-        season=_season_of(frame, labels, learned_days),
+        season=season.of_newest(frame, labels, learned_days),
         config=config,
         high_value=high_value,
     )
@@ -234,7 +216,9 @@ def settle(
     ranking, expected = np.empty((2, len(frame)))
     for rows in frame.groupby("as_of_date", sort=False).indices.values():
         day = frame.iloc[rows]
-        spend, buyers = _season_totals(model, day)
+        spend, buyers = None, None
+        if model.season is not None:
+            spend, buyers = season.totals(model.season, day, model.learned_days)
         spend = float((probability[rows] * amount[rows]).sum()) if spend is None else spend
         buyers = float(probability[rows].sum()) if buyers is None else buyers
         histories = _histories(model, day, probability[rows], windows)
@@ -267,8 +251,8 @@ def settle(
 
 def population_columns(model: Model) -> tuple[str, ...]:
     """The columns that say something of a day's customers together, where the frame has them."""
-    season = () if model.season is None else _season_columns(model.season.window_days)
-    return (*season, *btyd.HISTORY)
+    seasonal = () if model.season is None else season.columns(model.season)
+    return tuple(dict.fromkeys((*seasonal, *btyd.HISTORY)))
 
 
 def feature_columns(frame: Frame, labels: Frame) -> tuple[str, ...]:
@@ -390,76 +374,6 @@ def matrix(frame: Frame, features: Sequence[str]) -> Array:
     for column, name in enumerate(features):
         values[:, column] = frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
     return values
-
-
-def _season_of(frame: Frame, labels: Frame, days: int) -> Season | None:
-    windows = [int(found[1]) for c in frame if (found := LAST_YEAR.fullmatch(str(c)))]
-    if not windows:
-        return None
-    window = min(windows, key=lambda n: max(n / days, days / n))
-    newest = (frame["as_of_date"] == frame["as_of_date"].max()).to_numpy()
-    last_year = _last_year(frame[newest], window, days)
-    return Season(
-        window_days=window,
-        spend=float(labels["spend"].to_numpy(dtype=float)[newest].sum()),
-        buyers=float(labels["is_purchased"].to_numpy(dtype=float)[newest].sum()),
-        last_year_spend=None if last_year is None else last_year[0],
-        last_year_buyers=None if last_year is None else last_year[1],
-    )
-
-
-def _season_columns(window: int) -> tuple[str, ...]:
-    measured = ("spend", "orders")
-    return (
-        *(f"{measure}_{window}d" for measure in measured),
-        *(f"{measure}_same_window_last_year_{window}d" for measure in measured),
-    )
-
-
-def _last_year(day: Frame, window: int, days: int) -> tuple[float, float] | None:
-    """Spend and buyers of the window that began a year before the day; None where not known."""
-    spend = day[f"spend_same_window_last_year_{window}d"]
-    if spend.isna().all():
-        return None
-    buyers = (day[f"orders_same_window_last_year_{window}d"] > 0).sum()
-    return float(spend.sum()) * days / window, float(buyers)
-
-
-def _season_totals(model: Model, day: Frame) -> tuple[float | None, float | None]:
-    """What the customers of a day are expected to spend together, and how many of them buy.
-
-    Last year's window holds everybody who bought in it, also those who were new. What part of such
-    a window is owed to those who were there before it is seen in the newest training window: what
-    its customers brought over what everybody did, who are now all known. And what the shop has
-    grown by since last year is seen there as well, and counts by half (in the logarithm), because
-    growth does not go on as it was.
-    """
-    season = model.season
-    if season is None:
-        return None, None
-    window, days = season.window_days, model.learned_days
-    last_year = _last_year(day, window, days)
-    if last_year is None:
-        return None, None
-    everybody = (
-        float(day[f"spend_{window}d"].sum()) * days / window,
-        float((day[f"orders_{window}d"] > 0).sum()),
-    )
-    totals = []
-    for known, by_all, then, before in zip(
-        (season.spend, season.buyers),
-        everybody,
-        last_year,
-        (season.last_year_spend, season.last_year_buyers),
-        strict=True,
-    ):
-        if not (known > 0 and by_all > 0 and then > 0):
-            totals.append(None)
-            continue
-        share = known / by_all
-        since = known / before if before is not None and before > 0 else share
-        totals.append(then * float(np.sqrt(share * since)))
-    return totals[0], totals[1]
 
 
 def _season_factor(model: Model, unadjusted: Array, total: float) -> float:

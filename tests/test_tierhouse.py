@@ -1,6 +1,7 @@
 """What a person sees who gets it wrong: one paragraph with the mend, the right exit code."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -106,6 +107,26 @@ def test_a_horizon_longer_than_the_history(refused):
     assert "a shorter horizon" in said
 
 
+@pytest.mark.parametrize(
+    "asked",
+    ["train --as-of 2011-01-01", "score --as-of yesterday", "backtest", "check features",
+     "backtest --origins 2011-03-02 --horizon 4500", "tune --as-of 2019-01-01"],
+)  # fmt: skip
+def test_a_wrong_day_is_refused_before_what_takes_seconds_to_load(installation, asked):
+    heavy = {"great_expectations", "lightgbm", "mlflow", "pandas", "torch"}
+    program = (
+        "import sys, tierhouse\n"
+        "try: tierhouse.main()\n"
+        f"finally: print(*({heavy} & set(sys.modules)), file=sys.stdout)"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TIERHOUSE")}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *asked.split()],
+        env={**clean, **installation}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout.split()) == (2, []), ended.stderr
+
+
 def test_too_little_history_to_tune(refused):
     assert "first order is of 2011-01-01" in refused(2, "tune", "--as-of", "2011-03-02")
 
@@ -117,7 +138,8 @@ def test_a_backtest_without_days_or_with_both_ways_to_name_them(refused):
 
 
 def test_a_model_that_nobody_has(refused):
-    said = refused(2, "backtest", "--origins", "2011-01-02", "--models", "mean,oracle")
+    asked = ("backtest", "--origins", "2011-01-02", "--horizon", "30")
+    said = refused(2, *asked, "--models", "mean,oracle")
     assert "There is no model oracle. There are lightgbm_hurdle, mean," in said
 
 

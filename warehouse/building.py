@@ -71,6 +71,15 @@ def refuse_days_outside(history: History, days: Sequence[date]) -> None:
         )
 
 
+def refuse_open_windows(history: History, days: Sequence[date], horizon_days: int) -> None:
+    """Raise WrongUsage for a day whose window of so many days is not over."""
+    if open_since := [day for day in days if (history.last - day).days < horizon_days]:
+        raise WrongUsage(
+            f"What the {horizon_days} days from {open_since[0]} brought is not known yet: the "
+            f"newest order is of {history.last}. Choose earlier origins or a shorter horizon."
+        )
+
+
 def build(
     urls: Urls,
     days: Sequence[date],

@@ -5,17 +5,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-import adbc_driver_manager
 import psycopg
-import pyarrow as pa
-from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from warehouse import contract, embedded
 from warehouse.settings import PROJECT, Settings, TierhouseError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from adbc_driver_postgresql import dbapi
 
 SCHEMA = PROJECT / "warehouse" / "schema.sql"
 # Which schemas a reading role sees. Personal data is for pii_reader alone; `raw` and `quarantine`
@@ -90,8 +91,11 @@ def one_row(connection: psycopg.Connection, query: str, *parameters: Any) -> tup
 
 
 @contextmanager
-def connect_bulk(url: str) -> Iterator[dbapi.Connection]:
+def connect_bulk(url: str) -> "Iterator[dbapi.Connection]":
     """An ADBC connection, for Arrow in and out; one transaction, committed at the end."""
+    import adbc_driver_manager
+    from adbc_driver_postgresql import dbapi  # loads pandas: a second that most commands save
+
     try:
         connection = dbapi.connect(url)
     except adbc_driver_manager.Error as error:
@@ -106,7 +110,7 @@ def connect_bulk(url: str) -> Iterator[dbapi.Connection]:
         connection.close()
 
 
-def read_arrow(url: str, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+def read_arrow(url: str, query: str, parameters: Sequence[Any] = ()) -> "pa.Table":
     """The rows of a query as an Arrow table, by COPY. Cast numerics to float8 in the query."""
     with connect_bulk(url) as connection, connection.cursor() as cursor:
         cursor.execute(query, parameters or None)
@@ -118,6 +122,8 @@ def spill_arrow(url: str, query: str, parameters: Sequence[Any], file: Path) -> 
 
     `pyarrow.ipc.open_file` reads it part by part.
     """
+    import pyarrow as pa
+
     with connect_bulk(url) as connection, connection.cursor() as cursor:
         cursor.execute(query, parameters or None)
         reader = cursor.fetch_record_batch()

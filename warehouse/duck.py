@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import adbc_driver_manager
 import duckdb
 import pyarrow as pa
-from adbc_driver_postgresql import dbapi
 
 from warehouse.changes import Changes
 from warehouse.connections import connect_bulk, describe
 from warehouse.contract import PROVENANCE, TABLES
 from warehouse.settings import TierhouseError, one_line
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql import dbapi
 
 
 def identity(file: Path) -> str:
@@ -86,7 +89,7 @@ def copy_raw(
 
 
 def _copy(
-    duck: duckdb.DuckDBPyConnection, cursor: dbapi.Cursor, table: str, changes: Changes
+    duck: duckdb.DuckDBPyConnection, cursor: "dbapi.Cursor", table: str, changes: Changes
 ) -> None:
     contract = TABLES[table]
     columns = {name: contract.columns[name] for name in contract.landed}

@@ -30,7 +30,7 @@ from ml.pipelines.tracking import (
     open_mlflow,
     tags_of,
 )
-from warehouse.building import read_history, refuse_days_outside
+from warehouse.building import read_history
 from warehouse.connections import Urls
 from warehouse.settings import Settings, WrongUsage
 
@@ -60,20 +60,13 @@ def backtest(
 ) -> judging.Backtest:
     """Judge models and baselines on these origins and record it all in MLflow.
 
-    Builds the days it needs. chosen: names of models and baselines; none chosen are all of them but
-    those of judging.ON_EVENTS. label_share: of the customers whose labels are learned from.
-    Raises WrongUsage: an origin whose window is not closed, too little history before it, or a name
-    that nobody has.
+    Builds the days it needs. origins: days of the history whose windows are closed. chosen: names
+    of models and baselines; none chosen are all of them but those of judging.ON_EVENTS.
+    label_share: of the customers whose labels are learned from. Raises WrongUsage: too little
+    history before an origin, or a name that nobody has.
     """
     models, baselines, on_events = _candidates(chosen)
     history = read_history(urls)
-    refuse_days_outside(history, origins)
-    not_closed = [day for day in origins if (history.last - day).days < horizon_days]
-    if not_closed:
-        raise WrongUsage(
-            f"What the {horizon_days} days from {not_closed[0]} brought is not known yet: the "
-            f"newest order is of {history.last}. Choose earlier origins or a shorter horizon."
-        )
     policy = read_policy(settings)
     learned_days = cutoffs.learned_horizon(min(origins), history.first, horizon_days)
     with history_may_be_short():

@@ -25,7 +25,7 @@ from ml.pipelines.reading import (
 from ml.pipelines.registry import add_version, files_of, trained_as_of
 from ml.pipelines.tracking import data_hash, log_input, open_mlflow, tags_of
 from warehouse import embeddings, pseudonyms
-from warehouse.building import read_history, refuse_days_outside
+from warehouse.building import read_history
 from warehouse.connections import Urls
 from warehouse.settings import Settings, TierhouseError
 
@@ -51,8 +51,6 @@ def embed(
     """
     from ml import sequence_training
 
-    history = read_history(urls)
-    refuse_days_outside(history, [as_of])
     if not is_built(urls, as_of):
         raise TierhouseError(
             f"The features of {as_of} are not built. Run `tierhouse build --as-of {as_of}` first."

@@ -56,7 +56,7 @@ from ml.pipelines.tracking import (
     tags_of,
 )
 from ml.sufficiency import Rung
-from warehouse.building import read_history, refuse_days_outside
+from warehouse.building import read_history
 from warehouse.connections import Urls, connect
 from warehouse.settings import Settings
 
@@ -83,7 +83,6 @@ def train(
     run trains weekly. Where the data are too little for a model (`ml.sufficiency`) none is trained.
     """
     history = read_history(urls)
-    refuse_days_outside(history, [as_of])
     open_mlflow(settings, urls)
     champion = find_champion()
     if champion is not None and max_age_days is not None:
@@ -188,7 +187,6 @@ def tune(
     Every trial stands in MLflow. Raises WrongUsage: too little history for such windows.
     """
     history = read_history(urls)
-    refuse_days_outside(history, [as_of])
     horizon, known_until = settings.horizon_days, min(as_of, history.last)
     with history_may_be_short():
         not_after = min(cutoffs.test_origins(known_until, history.first, horizon))

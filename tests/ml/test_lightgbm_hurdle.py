@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.special import logit
 
-from ml import btyd, intervals, lightgbm_hurdle
+from ml import btyd, intervals, lightgbm_hurdle, season
 from ml.lightgbm_hurdle import Config, fit, predict
 
 CONFIG = Config(rounds=40, min_data_in_leaf=20)
@@ -24,14 +24,6 @@ def out_of_season(model, frame):
     return predict(replace(model, season=None), frame).expected_spend
 
 
-def total_by_hand(season, frame):
-    """Last year's window, times the share of it that is owed to known customers, times the root of
-    what the shop has grown by."""
-    share = season.spend / frame["spend_30d"].sum()
-    growth = season.spend / season.last_year_spend / share
-    return frame["spend_same_window_last_year_30d"].sum() * share * growth**0.5
-
-
 @pytest.fixture(scope="module")
 def fitted(shop):
     train, labels, test, actual = split(shop)
@@ -44,7 +36,8 @@ def test_expected_spend_is_probability_times_amount_calibrated_and_in_season(fit
     by_hand = model.purchase.predict(values) * model.amount.predict(values)
     by_hand *= model.calibration
     assert out_of_season(model, test) == pytest.approx(by_hand)
-    by_hand *= total_by_hand(model.season, test) / by_hand.sum()
+    total, _ = season.totals(model.season, test, model.learned_days)
+    by_hand *= total / by_hand.sum()
     assert predict(model, test).expected_spend == pytest.approx(by_hand)
 
 
@@ -156,41 +149,14 @@ def test_a_missing_column_is_refused_by_name_and_a_new_one_ignored(fitted):
     assert (predict(model, widened).score == predict(model, test).score).all()
 
 
-def test_the_total_follows_last_year_its_known_customers_and_half_of_the_growth(fitted):
+def test_as_many_are_expected_to_buy_as_the_season_says_and_the_order_stays(fitted):
     model, _, _, test, _ = fitted
-    season = replace(model.season, spend=900.0, last_year_spend=1000.0)
-    then = 3000 / len(test)
-    told = test.assign(spend_30d=1000 / len(test), spend_same_window_last_year_30d=then)
-    loose = replace(model, season=season, config=replace(model.config, season_limit=1e6))
-    # 90 % of the newest window came from known customers, and it held .9 of its last year.
-    assert predict(loose, told).expected_spend.sum() == pytest.approx(3000 * 0.9)
-    grown = replace(loose, season=replace(season, last_year_spend=250.0))
-    assert predict(grown, told).expected_spend.sum() == pytest.approx(3000 * 0.9 * 4**0.5)
-    # A shop in its first year has no growth to tell of.
-    young = replace(loose, season=replace(season, last_year_spend=None))
-    assert predict(young, told).expected_spend.sum() == pytest.approx(3000 * 0.9)
-
-
-def test_as_many_are_expected_to_buy_as_last_year_says(fitted):
-    model, _, _, test, _ = fitted
-    season = replace(model.season, buyers=80.0, last_year_buyers=100.0)
-    some = np.arange(len(test)) < 100
-    told = test.assign(orders_30d=some * 1, orders_same_window_last_year_30d=some[::-1] * 2)
-    found = predict(replace(model, season=season), told).purchase_probability
-    assert found.sum() == pytest.approx(100 * 0.8)
-    unmoved = predict(replace(model, season=None), told).purchase_probability
+    found = predict(model, test).purchase_probability
+    _, buyers = season.totals(model.season, test, model.learned_days)
+    assert found.sum() == pytest.approx(buyers)
+    unmoved = predict(replace(model, season=None), test).purchase_probability
+    assert unmoved.sum() != pytest.approx(buyers)
     assert (np.argsort(found) == np.argsort(unmoved)).all()
-
-
-def test_the_season_is_that_of_the_newest_closed_window(fitted):
-    model, train, labels, *_ = fitted
-    newest = (train["as_of_date"] == train["as_of_date"].max()).to_numpy()
-    last_year = train[newest]["spend_same_window_last_year_30d"].sum()
-    season = model.season
-    assert season.window_days == 30
-    assert season.spend == pytest.approx(labels["spend"][newest].sum())
-    assert season.buyers == labels["is_purchased"][newest].sum()
-    assert season.last_year_spend == pytest.approx(last_year)
 
 
 def test_a_season_never_goes_past_its_limit(fitted):
