@@ -4,6 +4,7 @@ A version is one scoring of one day. Its id is a hash of what went in, so the sa
 same version, and analysts never see a version that is being written or that no gate has passed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import sha256
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from warehouse.connections import Urls, connect, connect_bulk, one_row
+from warehouse.connections import Urls, connect, connect_bulk, one_row, read_arrow
 from warehouse.settings import Refused, TierhouseError
 
 
@@ -26,12 +27,14 @@ class Version:
     model_version: str
     policy_version: str
     input_hash: str
+    previous_version_id: str | None = None  # whose tiers these were held against
 
     @property
     def version_id(self) -> str:
         parts = (
             self.as_of_date.isoformat(), str(self.horizon_days), self.model_name,
             self.model_version, self.policy_version, self.input_hash,
+            self.previous_version_id or "",
         )  # fmt: skip
         return sha256("|".join(parts).encode()).hexdigest()[:16]
 
@@ -58,6 +61,64 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Published:
+    """The tiers of a published version: customer_id, tier, tier_rank, drawn_tier_rank, tier_since
+    and past_border_since of each of its customers."""
+
+    version_id: str
+    as_of_date: date
+    tiers: pa.Table
+
+
+def previous_tiers(urls: Urls, day: date) -> Published | None:
+    """What analysts read, or read before it, that is of an earlier day; None where nothing is, or
+    its rows were removed."""
+    with connect(urls.warehouse) as connection:
+        found = connection.execute(
+            "with recursive line as ("
+            "select version_id, as_of_date, previous_version_id "
+            "from ops.published join ops.versions using (version_id) union all "
+            "select earlier.version_id, earlier.as_of_date, earlier.previous_version_id "
+            "from line join ops.versions as earlier "
+            "on earlier.version_id = line.previous_version_id) "
+            "select version_id, as_of_date from line where as_of_date < %s "
+            "order by as_of_date desc limit 1",
+            [day],
+        ).fetchone()
+    if found is None:
+        return None
+    rows = read_arrow(
+        urls.warehouse,
+        "select customer_id, tier, tier_rank, drawn_tier_rank, tier_since, past_border_since "
+        "from scores.customer_tiers where version_id = $1",
+        found[:1],
+    )
+    version_id, as_of_date = found
+    return Published(version_id, as_of_date, rows) if rows.num_rows else None
+
+
+def keep_policy(urls: Urls, policy_version: str, policy: str) -> None:
+    """Keep what a policy says (JSON), so that it can be read of every version that followed it."""
+    with connect(urls.warehouse) as connection:
+        connection.execute(
+            "insert into ops.policies (policy_version, policy) values (%s, %s::jsonb) "
+            "on conflict (policy_version) do nothing",
+            [policy_version, policy],
+        )
+
+
+def unknown_customers(urls: Urls, customers: Sequence[str]) -> list[str]:
+    """Those of these pseudonyms that no row of the shop has."""
+    with connect(urls.warehouse) as connection:
+        found = connection.execute(
+            "select customer_id from unnest(%s::text[]) as wanted (customer_id) where not exists ("
+            "select from raw.order_lines where order_lines.customer_id = wanted.customer_id)",
+            [list(customers)],
+        ).fetchall()
+    return sorted(customer for (customer,) in found)
+
+
 def write_version(
     urls: Urls, version: Version, scores: pa.Table | pa.RecordBatchReader, tiers: pa.Table
 ) -> bool:
@@ -67,8 +128,8 @@ def write_version(
 
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a JSON
     list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
-    customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend; one row per
-    customer.
+    customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend, and any other
+    column of scores.customer_tiers; one row per customer.
     """
     constants: dict[str, Any] = {
         "version_id": version.version_id,
@@ -89,14 +150,14 @@ def write_version(
             return False
         cursor.execute(
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
-            "model_version, policy_version, input_hash, customers, feature_version) "
-            "values ($1, $2::date, $3, $4, $5, $6, $7, $8, (select left(fingerprint, 16) "
-            "from ops.consumed where target = 'postgres')) "
+            "model_version, policy_version, input_hash, customers, previous_version_id, "
+            "feature_version) values ($1, $2::date, $3, $4, $5, $6, $7, $8, nullif($9, ''), "
+            "(select left(fingerprint, 16) from ops.consumed where target = 'postgres')) "
             "on conflict (version_id) do update "
             "set scored_at = clock_timestamp(), customers = excluded.customers",
             (version.version_id, version.as_of_date.isoformat(), version.horizon_days,
              version.model_name, version.model_version, version.policy_version,
-             version.input_hash, tiers.num_rows),
+             version.input_hash, tiers.num_rows, version.previous_version_id or ""),
         )  # fmt: skip
         for table, rows, extra in (
             ("customer_scores", scores, ("model_name", "model_version")),

@@ -225,6 +225,16 @@ generated always as (1 - purchase_probability) stored;
 -- By which definitions the features were built: as ops.consumed has it, shortened.
 alter table ops.versions add column if not exists feature_version text;
 
+-- After which version's tiers these were drawn: hysteresis reads them. Null for the first.
+alter table ops.versions add column if not exists previous_version_id text;
+
+-- What every tier policy said that tiers were drawn or judged by.
+create table if not exists ops.policies (
+    policy_version text primary key,
+    policy jsonb not null,
+    first_used_at timestamptz not null default clock_timestamp()
+);
+
 create table if not exists scores.customer_tiers (
     version_id text not null references ops.versions,
     as_of_date date not null,
@@ -235,6 +245,24 @@ create table if not exists scores.customer_tiers (
     policy_version text not null,
     primary key (version_id, customer_id)
 );
+
+-- tier is what the customer has, drawn_tier what the measure alone says that day; decided_by what made
+-- the difference, if any: measure, hysteresis, tenure, override or cap. previous_*: in
+-- ops.versions.previous_version_id, null where the customer is new. tier_since: first day of the
+-- unbroken stay in tier. past_border_since: since which day the measure has pointed the same way to
+-- another tier than this, null when it does not. measure: null where tiers are RFM groups. All but tier
+-- are null in rows from before they were kept.
+alter table scores.customer_tiers
+add column if not exists drawn_tier text,
+add column if not exists drawn_tier_rank integer,
+add column if not exists decided_by text check (
+    decided_by in ('measure', 'hysteresis', 'tenure', 'override', 'cap')
+),
+add column if not exists previous_tier text,
+add column if not exists previous_tier_rank integer,
+add column if not exists tier_since date,
+add column if not exists past_border_since date,
+add column if not exists measure double precision;
 
 -- What the sequence model sees of a day's customers: who is alike points the same way. Only vectors
 -- of one model version, that of tierhouse embed, can be compared.
