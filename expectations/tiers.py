@@ -157,19 +157,34 @@ def customer_tiers(_: Columns = ()) -> gx.ExpectationSuite:
                 "tiers_out_of_order",
                 0,
                 "critical",
-                "A lower tier is expected to spend more than the one above it.",
+                "Drawn upside down: a lower tier measures more than the one above it.",
+            ),
+            at_most(
+                "unexplained_tiers",
+                0,
+                "critical",
+                "In another tier than drawn, and no rule of the policy says why.",
             ),
         ],
     )
 
 
 def customer_tiers_facts(scope: Scope, _: Columns) -> str:
-    """The tiers there should be: ranks 1 to the last one that any version of the policy has."""
+    """The tiers there should be: ranks 1 to the last one that any version of the policy has. The
+    order is that of the drawn tiers: held ones may lag behind. A border in money, or a group by
+    scores, may hold nobody. Rows from before tiers were held are as they were drawn."""
     return f"""
     with
 
     tiered as not materialized (
-        select customer_id, tier_rank, expected_spend, policy_version
+        select
+            customer_id,
+            tier_rank,
+            coalesce(drawn_tier_rank, tier_rank) as drawn_tier_rank,
+            decided_by,
+            case when drawn_tier_rank is null then expected_spend else measure end as measure,
+            expected_spend,
+            policy_version
         from scores.customer_tiers
         where {version_of(scope)}
     ),
@@ -193,10 +208,15 @@ def customer_tiers_facts(scope: Scope, _: Columns) -> str:
 
     ranks as (
         select
-            tier_rank,
+            drawn_tier_rank,
             count(*) as customers,
-            min(expected_spend) - lead(max(expected_spend)) over (order by tier_rank)
-                as spend_above_next
+            min(measure) - lead(max(measure)) over (order by drawn_tier_rank) as above_next
+        from tiered
+        group by drawn_tier_rank
+    ),
+
+    held as (
+        select tier_rank, count(*) as customers
         from tiered
         group by tier_rank
     )
@@ -206,13 +226,24 @@ def customer_tiers_facts(scope: Scope, _: Columns) -> str:
         customers_without_tier,
         tiers_without_score,
         (
-            select max(tier_rank)
+            select coalesce(max(tier_rank), 0)
             from scores.customer_tiers
-            where policy_version in (select policy_version from tiered)
-        ) - (select count(*) from ranks where tier_rank > 0) as missing_tiers,
-        (select cast(max(customers) / sum(customers) as double precision) from ranks)
+            where
+                policy_version in (select policy_version from tiered)
+                and policy_version not in (
+                    select policy_version
+                    from ops.policies
+                    where policy ->> 'method' in ('threshold', 'rfm')
+                )
+        ) - (select count(*) from ranks where drawn_tier_rank > 0) as missing_tiers,
+        (select cast(max(customers) / sum(customers) as double precision) from held)
             as largest_tier_share,
-        (select count(*) from ranks where spend_above_next < 0) as tiers_out_of_order
+        (select count(*) from ranks where above_next < 0) as tiers_out_of_order,
+        (
+            select count(*)
+            from tiered
+            where decided_by = 'measure' and tier_rank <> drawn_tier_rank
+        ) as unexplained_tiers
     from matches
     """
 
@@ -240,6 +271,10 @@ TABLES = (
         name="customer_tiers",
         suite=customer_tiers,
         facts=customer_tiers_facts,
-        needs={"scores.customer_tiers": SCORE, "scores.customer_scores": SCORE},
+        needs={
+            "scores.customer_tiers": SCORE,
+            "scores.customer_scores": SCORE,
+            "ops.policies": SCORE,
+        },
     ),
 )

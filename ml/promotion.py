@@ -19,7 +19,8 @@ from ml import backtest
 from ml.backtest import Backtest, Metrics
 from ml.baselines import Estimator
 from ml.metrics import DIRECTIONS, Prediction
-from ml.tiers import Policy, TierSummary, assign, summarise
+from ml.tier_policy import FORECASTS, Policy
+from ml.tiers import TierSummary, draw, summarise
 
 Frame = pd.DataFrame
 
@@ -145,18 +146,17 @@ def ask(predict: Callable[[Any, Frame], Prediction], model: Any, frame: Frame) -
         return str(error)
 
 
-def remembered(estimator: Estimator) -> tuple[Estimator, list[Frame]]:
+def remembered(estimator: Estimator, columns: Sequence[str] = ()) -> tuple[Estimator, list[Frame]]:
     """The estimator, and a list that fills with what it says of each window: customer_id,
-    as_of_date, expected_spend and purchase_probability."""
+    as_of_date, expected_spend, purchase_probability, high_value_probability (NaN where it does not
+    say), and these columns of the frame."""
     said: list[Frame] = []
 
     def predict(model: Any, frame: Frame) -> Prediction:
         found = estimator.predict(model, frame)
-        told = {
-            "expected_spend": found.expected_spend,
-            "purchase_probability": found.purchase_probability,
-        }
-        said.append(frame[backtest.KEY].assign(**told))
+        kept = frame[[*backtest.KEY, *(name for name in columns if name in frame)]]
+        told = {name: getattr(found, name) for name in FORECASTS}
+        said.append(kept.assign(**told).astype(dict.fromkeys(FORECASTS, float)))
         return found
 
     return Estimator(estimator.fit, predict), said
@@ -166,8 +166,8 @@ def summed_tiers(said: Sequence[Frame], labels: Frame, policy: Policy) -> list[T
     """The tiers of every window, best first, each tier summed over the windows.
 
     One window of a small shop says little: its best twentieth may be twenty customers. said: of
-    `remembered`, a frame for each window. labels: customer_id, as_of_date, spend. Raises ValueError
-    where a customer has no label.
+    `remembered`, a frame for each window, with the columns of the policy. labels: customer_id,
+    as_of_date, spend. Raises ValueError where a customer has no label.
     """
     sums: dict[int, TierSummary] = {}
     for window in said:
@@ -175,7 +175,7 @@ def summed_tiers(said: Sequence[Frame], labels: Frame, policy: Policy) -> list[T
         if joined["spend"].isna().any():
             raise ValueError("a customer of a judged window has no label")
         expected, spend = joined["expected_spend"].to_numpy(), joined["spend"].to_numpy()
-        drawn = assign(expected, joined["customer_id"].to_numpy(), policy)
+        drawn = draw(joined, policy)
         for tier in summarise(drawn, expected, spend):
             before = sums.get(tier.rank)
             if before is not None:

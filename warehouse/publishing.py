@@ -96,11 +96,42 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Published:
+    """The tiers of a published version: customer_id, tier, tier_rank, drawn_tier_rank, tier_since
+    and past_border_since of each of its customers."""
+
+    version_id: str
+    as_of_date: date
+    tiers: pa.Table
+
+
+def keep_policy(urls: Urls, policy_version: str, policy: str) -> None:
+    """Keep what a policy says (JSON), so that it can be read of every version that followed it."""
+    with connect(urls.warehouse) as connection:
+        connection.execute(
+            "insert into ops.policies (policy_version, policy) values (%s, %s::jsonb) "
+            "on conflict (policy_version) do nothing",
+            [policy_version, policy],
+        )
+
+
+def unknown_customers(urls: Urls, customers: Sequence[str]) -> list[str]:
+    """Those of these pseudonyms that no row of the shop has."""
+    with connect(urls.warehouse) as connection:
+        found = connection.execute(
+            "select customer_id from unnest(%s::text[]) as wanted (customer_id) where not exists ("
+            "select from raw.order_lines where order_lines.customer_id = wanted.customer_id)",
+            [list(customers)],
+        ).fetchall()
+    return sorted(customer for (customer,) in found)
+
+
 class Begun(NamedTuple):
-    """A scoring that has begun: its fencing token, and after which version its tiers are drawn."""
+    """A scoring that has begun: its fencing token, and what its tiers are drawn after."""
 
     fencing_token: int
-    previous_version_id: str | None
+    previous: Published | None
 
 
 def begin(urls: Urls, day: date) -> Begun:
@@ -110,13 +141,21 @@ def begin(urls: Urls, day: date) -> Begun:
     """
     with connect(urls.warehouse) as connection:
         (token,) = one_row(connection, "select nextval('ops.fencing_tokens')")
-        previous = connection.execute(
-            "select version_id from ops.published_chain inner join ops.versions as versions "
-            "using (version_id, as_of_date) where as_of_date < %s and pruned_at is null "
-            "order by as_of_date desc limit 1",
+        found = connection.execute(
+            "select version_id, as_of_date from ops.published_chain "
+            "inner join ops.versions as versions using (version_id, as_of_date) "
+            "where as_of_date < %s and pruned_at is null order by as_of_date desc limit 1",
             [day],
         ).fetchone()
-    return Begun(token, None if previous is None else previous[0])
+    if found is None:
+        return Begun(token, None)
+    tiers = read_arrow(
+        urls.warehouse,
+        "select customer_id, tier, tier_rank, drawn_tier_rank, tier_since, past_border_since "
+        "from scores.customer_tiers where version_id = $1",
+        found[:1],
+    )
+    return Begun(token, Published(*found, tiers))
 
 
 class Day(NamedTuple):

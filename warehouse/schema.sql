@@ -249,11 +249,19 @@ create table if not exists scores.customer_scores (
     primary key (version_id, customer_id, horizon_days)
 ) partition by list (version_id);
 
--- One wide row per version and customer, so that analysts' questions join nothing. drawn_tier: what
--- the measure alone says on the day; decided_by: what made it the tier that the customer has:
--- measure, hysteresis, override, tenure or cap. previous_tier: in the previous version, null for
--- the new. tier_since: first day of the unbroken stay in this tier. past_border_since: since which
--- day the measure has pointed to another tier.
+-- What every tier policy said that tiers were drawn or judged by.
+create table if not exists ops.policies (
+    policy_version text primary key,
+    policy jsonb not null,
+    first_used_at timestamptz not null default clock_timestamp()
+);
+
+-- One wide row per version and customer, so that analysts' questions join nothing. tier is what the
+-- customer has, drawn_tier what the measure alone says that day; decided_by what made the difference,
+-- if any. previous_*: in ops.versions.previous_version_id, null where the customer is new. tier_since:
+-- first day of the unbroken stay in tier. past_border_since: since which day the measure has pointed
+-- the same way to another tier than this, null when it does not. measure: what the tiers were drawn
+-- by, null where they are RFM groups.
 create table if not exists scores.customer_tiers (
     version_id text not null,
     as_of_date date not null,
@@ -268,11 +276,14 @@ create table if not exists scores.customer_tiers (
 alter table scores.customer_tiers
 add column if not exists drawn_tier text,
 add column if not exists drawn_tier_rank integer,
-add column if not exists decided_by text,
+add column if not exists decided_by text check (
+    decided_by in ('measure', 'hysteresis', 'tenure', 'override', 'cap')
+),
 add column if not exists previous_tier text,
 add column if not exists previous_tier_rank integer,
 add column if not exists tier_since date,
-add column if not exists past_border_since date;
+add column if not exists past_border_since date,
+add column if not exists measure double precision;
 
 -- Of the score of the judged horizon, and of the features of the day: facts that people ask of a
 -- customer, named as in features.customer_features.

@@ -30,6 +30,7 @@ from ml.pipelines.tracking import (
     open_mlflow,
     tags_of,
 )
+from ml.tier_policy import FORECASTS, Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls
 from warehouse.settings import Settings, WrongUsage
@@ -108,17 +109,24 @@ def backtest(
         log_scoreboard(judged, tags)
         log_figures(judged)
         if MODEL in judged.pooled:
-            rows = [asdict(row) for row in tiers_of_newest(judged, policy)]
+            rows = [asdict(row) for row in tiers_of_newest(judged, frame, policy)]
             mlflow.log_table(pd.DataFrame(rows), "tiers.json")
     return judged
 
 
-def tiers_of_newest(judged: judging.Backtest, policy: tiers.Policy) -> list[tiers.TierSummary]:
-    """The tiers of customers whose window the model had not seen."""
+def tiers_of_newest(
+    judged: judging.Backtest, frame: pd.DataFrame, policy: Policy
+) -> list[tiers.TierSummary]:
+    """The tiers of customers whose window the model had not seen. frame: their features, at least
+    of the newest origin."""
     newest = judged.newest
-    predicted = np.asarray(newest.predictions[MODEL].expected_spend)
-    drawn = tiers.assign(predicted, newest.customer_id, policy)
-    return tiers.summarise(drawn, predicted, newest.spend)
+    said = newest.predictions[MODEL]
+    told = {name: getattr(said, name) for name in FORECASTS}
+    day = frame[frame["as_of_date"] == pd.Timestamp(newest.as_of_date)]
+    kept = day[["customer_id", *(name for name in policy.columns if name in frame)]]
+    seen = pd.DataFrame({"customer_id": newest.customer_id}).merge(kept, "left").assign(**told)
+    drawn = tiers.draw(seen, policy)
+    return tiers.summarise(drawn, np.asarray(said.expected_spend), newest.spend)
 
 
 def _candidates(chosen: Sequence[str]) -> tuple[Estimators, Estimators, list[str]]:

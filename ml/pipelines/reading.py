@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from psycopg.errors import UndefinedTable
 
-from ml import reasons, streams, tiers
+from ml import reasons, streams, tier_policy
 from ml.streams import Streams
 from warehouse.connections import Urls, connect, read_arrow, spill_arrow
 from warehouse.settings import Settings, TierhouseError, WrongUsage
@@ -22,11 +22,18 @@ TABLE = "features.customer_features"
 EVENTS = "features.customer_events"
 
 
-def read_policy(settings: Settings) -> tiers.Policy:
+def read_policy(settings: Settings) -> tier_policy.Policy:
+    """The policy of the installation. Raises WrongUsage: it cannot be followed."""
     try:
-        return tiers.read_policy(settings.tier_policy)
-    except tiers.PolicyError as error:
-        raise TierhouseError(f"{error}. Nothing was written.") from None
+        return tier_policy.read_policy(settings.tier_policy)
+    except tier_policy.PolicyError as error:
+        raise WrongUsage(f"{sentence(error)} Nothing was written.") from None
+
+
+def sentence(error: Exception) -> str:
+    """What the core said, as a sentence."""
+    said = str(error)
+    return f"{said[0].upper()}{said[1:].removesuffix('.')}."
 
 
 @contextmanager

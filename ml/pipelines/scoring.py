@@ -15,14 +15,17 @@ from mlflow.entities.model_registry import ModelVersion
 
 from ml import horizons, lightgbm_hurdle, reasons, sufficiency, tiers
 from ml.metrics import Prediction
-from ml.pipelines.reading import Say, parts, read_policy, spill_day
+from ml.pipelines.reading import Say, parts, read_policy, sentence, spill_day
 from ml.pipelines.registry import find_champion, load, trained_as_of
 from ml.pipelines.tracking import REGISTERED, open_mlflow
 from ml.sufficiency import Rung
+from ml.tier_policy import FORECASTS, HISTORIES, QUINTILES, Policy
 from warehouse import publishing
 from warehouse.building import read_history
 from warehouse.connections import Urls, exclusive
 from warehouse.settings import Settings, TierhouseError
+
+KEPT = (*QUINTILES, *HISTORIES, "tenure_days")  # what tier policies read of a customer's history
 
 
 def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
@@ -50,6 +53,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         say("Reading features")
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
             begun = publishing.begin(urls, as_of)
+            before = begun.previous
             input_hash = publishing.input_hash(urls, as_of)
             day = publishing.read_day(urls, as_of)
             spill_day(urls, as_of, file, _texts_of(families))
@@ -66,14 +70,17 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             model_version=scored.model_version,
             policy_version=policy.version,
             input_hash=input_hash,
-            previous_version_id=begun.previous_version_id,
+            previous_version_id=before and before.version_id,
         )
+        say("Drawing tiers")
+        drawn = _tiers(urls, scored, policy, as_of, before)
         say("Writing")
+        publishing.keep_policy(urls, policy.version, policy.to_json())
         written = publishing.write_version(
             urls,
             version,
             _scores(scored, as_of),
-            _tiers(scored, policy),
+            drawn,
             day=day,
             fencing_token=begun.fencing_token,
             run_id=settings.dag_run,
@@ -91,9 +98,10 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
 
 class _Scored(NamedTuple):
     """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
-    by what; how: the same in words."""
+    by what; how: the same in words. history: of KEPT, what the day has."""
 
     customer_id: pa.ChunkedArray
+    history: pd.DataFrame
     forecast: horizons.Forecast
     reasons: pa.ChunkedArray
     model_name: str
@@ -106,22 +114,24 @@ def _score_parts(
 ) -> _Scored:
     """The trees and the reasons part by part; what is true of the shop, of all parts together."""
     outlook = load(champion)
-    wanted = ("as_of_date", *horizons.population_columns(outlook))
+    wanted = {"as_of_date", *KEPT, *horizons.population_columns(outlook)}
     threads = os.cpu_count() or 1
     customers, said, why, told = [], [], [], []
     for part in parts(file):
         customers.append(pa.array(part["customer_id"], pa.string()))
         said.append(horizons.ask(outlook, part, threads))
         why.append(_reasons(outlook.asked, part, families, threads))
-        told.append(part[[name for name in wanted if name in part]])
+        told.append(part[[name for name in part if name in wanted]])
         say(f"Scored {sum(map(len, customers)):,} customers")
     answers = {
         days: lightgbm_hurdle.joined([answered[days] for answered in said])
         for days in outlook.models
     }
+    day = pd.concat(told, ignore_index=True)
     return _Scored(
         pa.chunked_array(customers),
-        horizons.settle(outlook, pd.concat(told, ignore_index=True), answers),
+        _history(day),
+        horizons.settle(outlook, day, answers),
         pa.chunked_array(why),
         REGISTERED,
         str(champion.version),
@@ -140,6 +150,7 @@ def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _S
     said = {h: answer.prediction for h, answer in zip(days, answers, strict=True)}
     return _Scored(
         pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
+        _history(frame),
         horizons.together(said, horizon_days),
         pa.chunked_array([pa.nulls(len(frame), pa.string())]),
         str(rung),
@@ -195,16 +206,65 @@ def _money(values: np.ndarray | None, customers: int) -> pa.Array:
     return _numbers(values if values is None else values.round(2), customers)
 
 
-def _tiers(scored: _Scored, policy: tiers.Policy) -> pa.Table:
-    """The rows of scores.customer_tiers: drawn by the spend that is written."""
+def _history(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[[name for name in KEPT if name in frame]]
+
+
+def _tiers(
+    urls: Urls, scored: _Scored, policy: Policy, day: date, before: publishing.Published | None
+) -> pa.Table:
+    """The rows of scores.customer_tiers: drawn by what is written."""
+    frame = with_forecast(scored.history, scored.forecast, policy)
+    frame["customer_id"] = pd.array(scored.customer_id, dtype=pd.StringDtype())
+    refuse_unknown(urls, policy, day, frame["customer_id"])
+    previous = before and tiers.Previous(before.as_of_date, before.tiers)
+    try:
+        drawn = tiers.assign(frame, policy, day, previous)
+    except ValueError as error:
+        raise TierhouseError(
+            f"The tiers cannot be drawn: {sentence(error)} Nothing was written."
+        ) from None
     spend = np.asarray(scored.forecast.asked.expected_spend).round(2)
-    drawn = tiers.assign(spend, scored.customer_id.to_numpy(), policy)
-    return pa.table({
-        "customer_id": scored.customer_id,
-        "tier": drawn.tier,
-        "tier_rank": pa.array(drawn.rank, pa.int32()),
-        "expected_spend": spend,
-    })  # fmt: skip
+    return drawn.append_column("expected_spend", pa.array(spend))
+
+
+def with_forecast(
+    history: pd.DataFrame, forecast: horizons.Forecast, policy: Policy
+) -> pd.DataFrame:
+    """What the policy reads of customers, expected spend as it is written.
+
+    Raises TierhouseError: a column that this forecast or this day does not have.
+    """
+    days = policy.horizon_days or forecast.asked_days
+    if days not in forecast.by_horizon:
+        there = ", ".join(map(str, forecast.by_horizon))
+        raise TierhouseError(
+            f"The tier policy asks for a horizon of {days} days, and scores have {there}. Nothing "
+            f"was written."
+        )
+    said = forecast.by_horizon[days]
+    forecasts = {name: getattr(said, name) for name in FORECASTS}
+    frame = history.assign(**{name: v for name, v in forecasts.items() if v is not None})
+    frame["expected_spend"] = frame["expected_spend"].round(2)
+    if missing := [name for name in policy.columns if name not in frame]:
+        raise TierhouseError(
+            f"The tier policy measures {missing[0]}, which these scores of {days} days do not say. "
+            f"Choose another measure or horizon. Nothing was written."
+        )
+    return frame
+
+
+def refuse_unknown(urls: Urls, policy: Policy, day: date, customers: pd.Series) -> None:
+    """Raises TierhouseError: an override of somebody who never was a customer. A typing error, or
+    pseudonyms from before the key was changed."""
+    wanted = [override.customer for override in policy.overrides_on(day)]
+    missing = sorted(set(wanted) - set(customers[customers.isin(wanted)]))
+    if unknown := publishing.unknown_customers(urls, missing):
+        raise TierhouseError(
+            f"The tier policy overrides {unknown[0]}, and no customer has this pseudonym. "
+            f"`tierhouse lookup` says whose is which; take the override out, or mend it. Nothing "
+            f"was written."
+        )
 
 
 def _reasons(

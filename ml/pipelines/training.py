@@ -20,7 +20,6 @@ from ml import (
     promotion,
     reasons,
     sufficiency,
-    tiers,
     tuning,
 )
 from ml.baselines import Estimator
@@ -56,6 +55,7 @@ from ml.pipelines.tracking import (
     tags_of,
 )
 from ml.sufficiency import Rung
+from ml.tier_policy import Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls, connect
 from warehouse.settings import Settings
@@ -111,7 +111,7 @@ def train(
     config, where_from = _settings_of_trees(horizon, min(origins))
     say(f"Judging on {len(origins)} windows")
     estimator = judging.hurdle(config)
-    remembered, said = promotion.remembered(estimator)
+    remembered, said = promotion.remembered(estimator, policy.columns)
     models = {**judging.MODELS, MODEL: remembered}
     judged = judging.run(frame, labels, origins, horizon, models, say=say)
     say(f"Fitting {MODEL} on {len(learned_from)} days")
@@ -163,7 +163,7 @@ def train(
         card = model_card.to_markdown(outlook, judged, MODEL, as_of, learned_from, report)
         mlflow.log_text(card, "model_card.md")
         version = register(outlook, frame, tags, card)
-    _write_evaluation(urls, judged, policy, version)
+    _write_evaluation(urls, judged, frame, policy, version)
     became = promote_if_passed(urls, version, as_of, champion, verdict)
     return Trained(
         f"Version {version} of {REGISTERED} is registered{became} It learned from "
@@ -374,11 +374,11 @@ def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
 
 
 def _write_evaluation(
-    urls: Urls, judged: judging.Backtest, policy: tiers.Policy, version: str
+    urls: Urls, judged: judging.Backtest, frame: pd.DataFrame, policy: Policy, version: str
 ) -> None:
     """Keep the scoreboard and the tiers of the newest origin where analysts can read them."""
     newest = judged.newest
-    by_tier = tiers_of_newest(judged, policy)
+    by_tier = tiers_of_newest(judged, frame, policy)
     metrics = [
         (name, origin, metric, value)
         for origin, models in (

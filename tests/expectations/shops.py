@@ -170,7 +170,8 @@ create table scores.customer_scores (
 );
 create table scores.customer_tiers (
     version_id text, as_of_date date, customer_id text, tier text, tier_rank integer,
-    expected_spend numeric(14, 2), policy_version text
+    expected_spend numeric(14, 2), policy_version text,
+    drawn_tier_rank integer, decided_by text, measure double precision
 );
 """
 
@@ -270,7 +271,7 @@ from (
     where step_at is not null
 ) as happened;
 
-truncate ops.versions cascade;
+truncate ops.policies, ops.versions cascade;
 insert into ops.versions (
     version_id, as_of_date, horizon_days, model_name, model_version, policy_version, input_hash,
     customers
@@ -287,7 +288,7 @@ from features.customer_features where as_of_date = '{DAY}';
 insert into scores.customer_tiers
 select
     version_id, as_of_date, customer_id, (array['gold', 'silver', 'bronze'])[tier_rank], tier_rank,
-    expected_spend, 'policy'
+    expected_spend, 'policy', tier_rank, 'measure', expected_spend
 from (
     select *, case when place <= 0.1 then 1 when place <= 0.4 then 2 else 3 end as tier_rank
     from (
@@ -298,7 +299,9 @@ from (
 
 -- Yesterday's version has the tiers of the policy too.
 insert into scores.customer_tiers
-select 'fedcba9876543210', '{EARLIER}', customer_id, tier, tier_rank, expected_spend, policy_version
+select
+    'fedcba9876543210', '{EARLIER}', customer_id, tier, tier_rank, expected_spend, policy_version,
+    drawn_tier_rank, decided_by, measure
 from scores.customer_tiers;
 """
 

@@ -189,12 +189,12 @@ TIERS = {
         "critical",
     ),
     "the last tier is missing": (
-        f"update scores.customer_tiers set tier_rank = 2 where tier_rank = 3 and {TODAY}",
+        f"update scores.customer_tiers set drawn_tier_rank = 2 where tier_rank = 3 and {TODAY}",
         "missing_tiers",
         "critical",
     ),
     "the best tier is missing": (
-        f"update scores.customer_tiers set tier_rank = 2 where tier_rank = 1 and {TODAY}",
+        f"update scores.customer_tiers set drawn_tier_rank = 2 where tier_rank = 1 and {TODAY}",
         "missing_tiers",
         "critical",
     ),
@@ -202,8 +202,13 @@ TIERS = {
         "update scores.customer_tiers set tier_rank = 1", "largest_tier_share", "critical",
     ),
     "the tiers are upside down": (
-        "update scores.customer_tiers set tier_rank = 4 - tier_rank",
+        "update scores.customer_tiers set drawn_tier_rank = 4 - tier_rank",
         "tiers_out_of_order",
+        "critical",
+    ),
+    "a customer is in another tier for no reason": (
+        "update scores.customer_tiers set tier_rank = 1 where customer_id = 'household-1'",
+        "unexplained_tiers",
         "critical",
     ),
 }  # fmt: skip
@@ -251,6 +256,28 @@ def test_a_healthy_shop_raises_no_alarm(request, url, kind, stage, day):
     report = run.validate(url, stage, day and day.isoformat(), VERSION)
     assert report.failures == (), report.summary()
     assert not report.refused
+
+
+def test_tiers_that_were_held_and_those_from_before_there_was_a_hold_pass_the_gate(url, grocery):
+    grocery.execute(
+        "update scores.customer_tiers set tier_rank = 1, decided_by = 'hysteresis' "
+        "where tier_rank = 2 and customer_id < 'household-3'"
+    )
+    assert run.validate(url, "tiers", DAY.isoformat(), VERSION).failures == ()
+    grocery.execute(
+        "update scores.customer_tiers set tier_rank = drawn_tier_rank, drawn_tier_rank = null, "
+        "decided_by = null, measure = null"
+    )
+    assert run.validate(url, "tiers", DAY.isoformat(), VERSION).failures == ()
+
+
+@pytest.mark.parametrize("method", ["threshold", "rfm"])
+def test_borders_in_money_and_groups_by_scores_may_hold_nobody(url, grocery, method):
+    grocery.execute(
+        "insert into ops.policies select 'policy', jsonb_build_object('method', %s::text)", [method]
+    )
+    grocery.execute(f"update scores.customer_tiers set drawn_tier_rank = 2 where {TODAY}")
+    assert run.validate(url, "tiers", DAY.isoformat(), VERSION).failures == ()
 
 
 def test_every_expectation_has_a_corruption_that_it_catches():
