@@ -4,6 +4,7 @@ A version is one scoring of one day. Its id is a hash of what went in, so the sa
 same version, and analysts never see a version that is being written or that no gate has passed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import sha256
@@ -14,6 +15,8 @@ import pyarrow as pa
 
 from warehouse.connections import Urls, connect, connect_bulk, one_row
 from warehouse.settings import Refused, TierhouseError
+
+JSON = ("reasons", "centre", "scale")  # columns that arrive as text
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,32 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
+def version_before(urls: Urls, day: date) -> str | None:
+    """The newest version of an earlier day that analysts have read, None where there is none."""
+    with connect(urls.warehouse) as connection:
+        row = connection.execute(
+            "select version_id from ops.publish_log join ops.versions using (version_id) "
+            "where as_of_date < %s order by as_of_date desc, published_at desc limit 1",
+            [day],
+        ).fetchone()
+    return None if row is None else row[0]
+
+
 def write_version(
-    urls: Urls, version: Version, scores: pa.Table | pa.RecordBatchReader, tiers: pa.Table
+    urls: Urls,
+    version: Version,
+    scores: pa.Table | pa.RecordBatchReader,
+    tiers: pa.Table,
+    segments: Mapping[str, pa.Table] | None = None,
 ) -> bool:
-    """Write one version's scores and tiers in one transaction, replacing what it had.
+    """Write one version's scores, tiers and segments in one transaction, replacing what it had.
 
     The version that analysts read is not written again, as its inputs are the same: then False.
 
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a JSON
     list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
     customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend; one row per
-    customer.
+    customer. `segments`: by their names, the tables of scores that say who shops alike.
     """
     constants: dict[str, Any] = {
         "version_id": version.version_id,
@@ -98,24 +116,28 @@ def write_version(
              version.model_name, version.model_version, version.policy_version,
              version.input_hash, tiers.num_rows),
         )  # fmt: skip
-        for table, rows, extra in (
-            ("customer_scores", scores, ("model_name", "model_version")),
-            ("customer_tiers", tiers, ("policy_version",)),
+        scored = ("version_id", "as_of_date", "model_name", "model_version")
+        tiered = ("version_id", "as_of_date", "policy_version")
+        for table, rows, given in (
+            ("customer_scores", scores, scored),
+            ("customer_tiers", tiers, tiered),
+            *((table, rows, ("version_id",)) for table, rows in (segments or {}).items()),
         ):
             names = ", ".join(rows.schema.names)
             values = ", ".join(
-                f"{name}::jsonb" if name == "reasons" else name for name in rows.schema.names
+                f"{name}::jsonb" if name in JSON else name for name in rows.schema.names
             )
             cursor.adbc_ingest(f"incoming_{table}", rows, mode="create", temporary=True)
             cursor.execute(
                 f"delete from scores.{table} where version_id = $1", (version.version_id,)
             )
-            given = ("version_id", "as_of_date", *extra)
+            places = (
+                f"${place}::date" if name == "as_of_date" else f"${place}"
+                for place, name in enumerate(given, 1)
+            )
             cursor.execute(
                 f"insert into scores.{table} ({names}, {', '.join(given)}) "
-                f"select {values}, $1, $2::date"
-                + "".join(f", ${place}" for place in range(3, 3 + len(extra)))
-                + f" from pg_temp.incoming_{table} order by customer_id",
+                f"select {values}, {', '.join(places)} from pg_temp.incoming_{table} order by 1",
                 tuple(constants[name] for name in given),
             )
     return True

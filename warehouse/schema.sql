@@ -236,6 +236,48 @@ create table if not exists scores.customer_tiers (
     primary key (version_id, customer_id)
 );
 
+-- Who shops alike. rfm_segment: the customer's group in the grid of recency and frequency, as the
+-- features of the day say; segment: the cluster, under a name that stays.
+create table if not exists scores.customer_segments (
+    version_id text not null references ops.versions on delete cascade,
+    as_of_date date not null,
+    customer_id text not null,
+    rfm_segment text not null,
+    segment text not null,
+    primary key (version_id, customer_id)
+);
+
+-- centre: {trait: value} in the trait's own unit. scale: {trait: [mean, spread]}, how a value is
+-- standardised before distances are taken (see ml/segments.py), the same of all segments. They are
+-- what the next version reads, so they stay when its customers are long gone.
+create table if not exists scores.segment_profiles (
+    version_id text not null references ops.versions on delete cascade,
+    segment text not null,
+    customers bigint not null,
+    expected_spend numeric(16, 2) not null,
+    centre jsonb not null,
+    scale jsonb not null,
+    description_en text not null,
+    description_zh text not null,
+    primary key (version_id, segment)
+);
+
+-- Why so many segments. silhouette, gap and stability (mean adjusted Rand index over bootstraps) on
+-- a sample; a version that keeps the segments of the one before has its chosen row alone.
+-- agreement: adjusted Rand index of the chosen segments with those of the version before, on the
+-- customers of both; null in the first.
+create table if not exists scores.segment_evidence (
+    version_id text not null references ops.versions on delete cascade,
+    method text not null,
+    segments integer not null,
+    silhouette double precision,
+    gap double precision,
+    stability double precision,
+    agreement double precision,
+    chosen boolean not null,
+    primary key (version_id, method, segments)
+);
+
 -- What the sequence model sees of a day's customers: who is alike points the same way. Only vectors
 -- of one model version, that of tierhouse embed, can be compared.
 create table if not exists scores.customer_embeddings (
@@ -410,6 +452,21 @@ from (
 left join scores.tier_evaluation as evaluation
     using (model_name, model_version, policy_version, tier);
 
+create or replace view analytics.segment_summary as
+select
+    profiles.segment,
+    profiles.customers,
+    round(profiles.customers / nullif(sum(profiles.customers) over (), 0), 4) as share,
+    profiles.expected_spend,
+    round(profiles.expected_spend / nullif(sum(profiles.expected_spend) over (), 0), 4)
+        as expected_share,
+    profiles.description_en,
+    profiles.description_zh,
+    versions.as_of_date
+from ops.published as published
+inner join ops.versions as versions using (version_id)
+inner join scores.segment_profiles as profiles using (version_id);
+
 create or replace view analytics.model_scoreboard as
 select
     metrics.candidate,
@@ -467,3 +524,18 @@ comment on view analytics.tier_summary is
     'closed, scored by a model that had not seen it.';
 comment on column analytics.tier_summary.evaluated_realised_share is
     'Share of all that was really spent in the held-out window that this tier spent.';
+comment on view analytics.segment_summary is
+    'One row per segment of the published day: customers who shop alike, whatever they are worth.';
+comment on column analytics.segment_summary.segment is
+    'Name of the segment; it stays the same from day to day while the segment is the same.';
+comment on column analytics.segment_summary.customers is 'Customers in the segment on as_of_date.';
+comment on column analytics.segment_summary.share is 'Share of all customers of the day.';
+comment on column analytics.segment_summary.expected_spend is
+    'What its customers are expected to spend in the horizon of the tiers, together.';
+comment on column analytics.segment_summary.expected_share is
+    'Share of what all customers are expected to spend.';
+comment on column analytics.segment_summary.description_en is
+    'Who they are, in words: medians of the customers in the segment on as_of_date.';
+comment on column analytics.segment_summary.description_zh is 'The same in Chinese.';
+comment on column analytics.segment_summary.as_of_date is
+    'The day: nothing on or after it is known.';

@@ -15,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from ml import horizons, lightgbm_hurdle, reasons, sufficiency, tiers
 from ml.metrics import Prediction
+from ml.pipelines import segmenting
 from ml.pipelines.reading import Say, parts, read_policy, spill_day
 from ml.pipelines.registry import find_champion, load, trained_as_of
 from ml.pipelines.tracking import REGISTERED, open_mlflow
@@ -26,7 +27,7 @@ from warehouse.settings import Settings, TierhouseError
 
 
 def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
-    """Score every customer of the day, draw the tiers, write both out of sight.
+    """Score every customer of the day, draw tiers and segments, write all out of sight.
 
     With the champion; where there is none, with the best method that needs no training, and the
     score says which. Raises TierhouseError: a champion that knows later days, or a day not built.
@@ -51,7 +52,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         say("Reading features")
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
             input_hash = publishing.input_hash(urls, as_of)
-            spill_day(urls, as_of, file, _texts_of(families))
+            spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
         if champion is None:
             history_days = (as_of - history.first).days
             scored = _score_without_model(file, history_days, settings.horizon_days)
@@ -66,9 +67,12 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             policy_version=policy.version,
             input_hash=input_hash,
         )
+        say("Grouping customers")
+        spend = np.asarray(scored.forecast.asked.expected_spend).round(2)
+        grouped = segmenting.group(settings, urls, as_of, scored.shopping, spend)
         say("Writing")
         written = publishing.write_version(
-            urls, version, _scores(scored, as_of), _tiers(scored, policy)
+            urls, version, _scores(scored, as_of), _tiers(scored, policy), grouped
         )
     seen = (
         "which nobody sees until it is published"
@@ -83,9 +87,10 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
 
 class _Scored(NamedTuple):
     """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
-    by what; how: the same in words."""
+    by what; how: the same in words. shopping: how they shop (`segmenting.COLUMNS`)."""
 
     customer_id: pa.ChunkedArray
+    shopping: pd.DataFrame
     forecast: horizons.Forecast
     reasons: pa.ChunkedArray
     model_name: str
@@ -100,12 +105,13 @@ def _score_parts(
     outlook = load(champion)
     wanted = ("as_of_date", *horizons.population_columns(outlook))
     threads = os.cpu_count() or 1
-    customers, said, why, told = [], [], [], []
+    customers, said, why, told, shopping = [], [], [], [], []
     for part in parts(file):
         customers.append(pa.array(part["customer_id"], pa.string()))
         said.append(horizons.ask(outlook, part, threads))
         why.append(_reasons(outlook.asked, part, families, threads))
         told.append(part[[name for name in wanted if name in part]])
+        shopping.append(part.filter(segmenting.COLUMNS))
         say(f"Scored {sum(map(len, customers)):,} customers")
     answers = {
         days: lightgbm_hurdle.joined([answered[days] for answered in said])
@@ -113,6 +119,7 @@ def _score_parts(
     }
     return _Scored(
         pa.chunked_array(customers),
+        pd.concat(shopping, ignore_index=True),
         horizons.settle(outlook, pd.concat(told, ignore_index=True), answers),
         pa.chunked_array(why),
         REGISTERED,
@@ -132,6 +139,7 @@ def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _S
     said = {h: answer.prediction for h, answer in zip(days, answers, strict=True)}
     return _Scored(
         pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
+        frame.filter(segmenting.COLUMNS),
         horizons.together(said, horizon_days),
         pa.chunked_array([pa.nulls(len(frame), pa.string())]),
         str(rung),
