@@ -38,7 +38,7 @@ EVERYBODY = "all_customers"  # where there is one segment
 METHODS = ("kmeans", "ward")
 KEPT = "kept"  # the method of segments that an earlier version found
 FARTHEST = 3.0  # spreads from the mean: what is beyond is no farther
-STANDS_OUT = 0.3  # spreads from the mean that deserve a word
+STANDS_OUT = 0.5  # spreads from the mean that deserve a word
 ROWS_AT_ONCE = 100_000
 PUNCTUATION = {"en": (", ", ": "), "zh": ("，", "：")}
 
@@ -56,10 +56,10 @@ class Config:
     customers: int = 100
     known: float = 0.5
     sample: int = 50_000
-    judged: int = 800
+    judged: int = 1_000
     starts: int = 3
-    bootstraps: int = 8
-    references: int = 4
+    bootstraps: int = 10
+    references: int = 5
     stable: float = 0.8
     tolerance: float = 0.05
     seed: int = 0
@@ -78,6 +78,7 @@ class Word(NamedTuple):
 
 
 CUSTOMERS = Word("how", "customers", "顾客")  # who stand out by nothing in how they buy
+TYPICAL = Word("when", "typical", "普通")  # nor in when they come
 
 
 @dataclass(frozen=True)
@@ -250,20 +251,21 @@ def profiles(frame: Frame, found: Segments, expected_spend: Array) -> list[Profi
 
 def title_of(name: str) -> dict[str, str]:
     """A segment's name as one would say it, by language."""
-    words = {
-        word.slug: word.zh
-        for trait in TRAITS.values()
-        for word in (trait.high, trait.low)
-        if word is not None
-    }
-    words |= {EVERYBODY: "全部顾客", CUSTOMERS.slug: CUSTOMERS.zh}
-    chinese, rest = [], name
-    while rest:
-        known = [slug for slug in words if f"{rest}_".startswith(f"{slug}_")]
+    words = [word for trait in TRAITS.values() for word in (trait.high, trait.low) if word]
+    slugs = {word.slug: word for word in (*words, CUSTOMERS, TYPICAL)}
+    said, rest = [], name
+    while rest and name != EVERYBODY:
+        known = [slug for slug in slugs if f"{rest}_".startswith(f"{slug}_")]
         slug = max(known, key=len, default=rest.split("_")[0])
-        chinese.append(words.get(slug, slug))
+        said.append(slugs.get(slug, Word("how", slug, slug)))
         rest = rest[len(slug) + 1 :]
-    return {"en": name.replace("_", " ").capitalize(), "zh": "、".join(chinese)}
+    if not said:
+        return {"en": "All customers", "zh": "全部顾客"}
+    en, zh = ", ".join(word.en for word in said), "、".join(word.zh for word in said)
+    return {
+        "en": en.replace(f", {CUSTOMERS.en}", f" {CUSTOMERS.en}").capitalize(),
+        "zh": zh.replace(f"、{CUSTOMERS.zh}", CUSTOMERS.zh),
+    }
 
 
 def _kept(frame: Frame, sample: Frame, previous: Definition, config: Config) -> Segments | None:
@@ -321,14 +323,14 @@ def _fits(
     box = turned.min(axis=0), turned.max(axis=0)
     references = [rng.uniform(*box, turned.shape) @ axes for _ in range(config.references)]
     sets = [points, *bootstraps, *references]
-    trees = [ward(one) if method == "ward" else None for one in sets]
-    for k in numbers:
+    cuts = [cut_tree(ward(one), numbers).T for one in sets if method == "ward"]
+    for at, k in enumerate(numbers):
         fits = []
-        for one, tree in zip(sets, trees, strict=True):
-            if tree is None:
+        for number, one in enumerate(sets):
+            if method == "kmeans":
                 model = KMeans(k, n_init=config.starts, random_state=config.seed)
             else:
-                cut = cut_tree(tree, k)[:, 0]
+                cut = cuts[number][at]
                 start = np.stack([one[cut == place].mean(axis=0) for place in range(k)])
                 model = KMeans(k, init=start, n_init=1)
             fits.append(model.fit(one))
@@ -395,8 +397,10 @@ def _name(centre: Array, traits: tuple[str, ...], taken: set[str]) -> str:
         if word and abs(centre[at]) >= STANDS_OUT and word.slug not in {w.slug for w in words}:
             words.append(word)
     when = next((word for word in words if word.slot == "when"), None)
-    how = next((word for word in words if word.slot == "how"), CUSTOMERS)
-    said = [how] if when is None else [when, how]
+    how = next((word for word in words if word.slot == "how"), None)
+    if when is None and how is None:
+        when = TYPICAL
+    said = [word for word in (when, how or CUSTOMERS) if word is not None]
     more = [word for word in words if word not in said]
     for count in range(len(more) + 1):
         chosen = sorted([*said, *more[:count]], key=lambda word: word.slot == "how")
