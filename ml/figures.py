@@ -15,6 +15,7 @@ from scipy.special import expit
 from ml import lightgbm_hurdle, treeshap
 from ml.backtest import Backtest
 from ml.metrics import CONFUSION, DECILES
+from ml.segments import Profile, Segments
 
 MODEL = "#1f5fa8"
 ACTUAL = "#d9822b"
@@ -204,6 +205,35 @@ def confusion(judged: Backtest, models: Sequence[str]) -> Figure:
         axes.set_yticks([0, 1], ["high value", "others"] if place % across == 0 else ["", ""])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+    return figure
+
+
+def segments(found: Segments, profiles: Sequence[Profile]) -> Figure:
+    """What each segment stands out by: the darker, the more spreads its centre lies above (blue) or
+    below (orange) the shop's mean. The number is the centre in the column's own unit."""
+    definition = found.definition
+    across, down = len(definition.traits), len(profiles)
+    size = (3.4 + 1.0 * across, 1.9 + 0.5 * down)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("Segments", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    axes = figure.subplots()
+    shades = LinearSegmentedColormap.from_list("shades", [ACTUAL, "#ffffff", MODEL])
+    axes.imshow(definition.standardised, cmap=shades, vmin=-2, vmax=2, aspect="auto")
+    for (row, column), value in np.ndenumerate(definition.centres):
+        is_dark = abs(definition.standardised[row, column]) > 1.4
+        axes.text(
+            column, row, f"{value:,.0f}" if value >= 10 else f"{value:.2g}",
+            ha="center", va="center", fontsize=9, color="white" if is_dark else "#202124",
+        )  # fmt: skip
+    customers = sum(profile.customers for profile in profiles)
+    axes.set_yticks(
+        range(down),
+        [f"{one.segment}\n{one.customers / customers:.0%} of customers" for one in profiles],
+    )
+    axes.set_xticks(range(across), definition.traits, rotation=30, ha="right")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return figure
 
 

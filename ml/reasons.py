@@ -260,6 +260,18 @@ def dependence(
     return pd.DataFrame({"value": values[:, place], "contribution": found[:, place]})
 
 
+def say(frame: Frame, sentences: Sequence[Sentence]) -> dict[str, Array]:
+    """(n,) by language: of each row of frame the first sentence that can be said, "" where none."""
+    columns, open_rows = _Columns(frame), np.arange(len(frame))
+    texts = {language: np.full(len(frame), "", dtype=object) for language in LANGUAGES}
+    for sentence in sentences:
+        sayable = columns.allow(sentence, open_rows)
+        rows, open_rows = open_rows[sayable], open_rows[~sayable]
+        for language, parts in sentence.texts.items():
+            texts[language][rows] = columns.fill(parts, rows)
+    return texts
+
+
 def _by_family(
     model: Model, frame: Frame, families: Families, num_threads: int
 ) -> Iterator[tuple[Array, Array, Array]]:
@@ -405,7 +417,7 @@ def _family(name: str, about: dict) -> Family:
     unknown = set(about) - {"name", "joins", "columns", "of_the_shop", "sentences"}
     if unknown:
         raise ValueError(f"it has the unknown key {', '.join(sorted(unknown))}")
-    sentences = tuple(_sentence(said) for said in about["sentences"])
+    sentences = tuple(read_sentence(said) for said in about["sentences"])
     for way in ("raises", "lowers"):
         if not any(said.only in ("", way) and not said.columns for said in sentences):
             raise ValueError(f"it needs a sentence for {way} that says no value and has no `when`")
@@ -421,7 +433,8 @@ def _family(name: str, about: dict) -> Family:
     )
 
 
-def _sentence(said: dict) -> Sentence:
+def read_sentence(said: dict) -> Sentence:
+    """A sentence as YAML has it. Raises ValueError and KeyError: it cannot be followed."""
     unknown = set(said) - {"when", "only", *LANGUAGES}
     if unknown:
         raise ValueError(f"a sentence has the unknown key {', '.join(sorted(unknown))}")

@@ -274,7 +274,7 @@ select
     round(profiles.customers / sum(profiles.customers) over (), 4) as share,
     profiles.expected_spend,
     round(profiles.expected_spend / nullif(sum(profiles.expected_spend) over (), 0), 4)
-        as spend_share,
+        as expected_share,
     profiles.description_en,
     profiles.description_zh,
     versions.as_of_date

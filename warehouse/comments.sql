@@ -215,7 +215,7 @@ comment on column analytics.segment_summary.share is
     'Their share of all customers.';
 comment on column analytics.segment_summary.expected_spend is
     'What they are expected to spend together, in the reporting currency.';
-comment on column analytics.segment_summary.spend_share is
+comment on column analytics.segment_summary.expected_share is
     'Their share of all expected spend.';
 comment on column analytics.segment_summary.description_en is
     'What is typical of them, in English.';

@@ -9,7 +9,7 @@ locking", 2016): whoever was slow, or was drawn after what has been rolled back,
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import sha256
@@ -25,6 +25,7 @@ from warehouse.connections import Urls, connect, connect_bulk, one_row, read_arr
 from warehouse.settings import Refused, TierhouseError
 
 KEEP = 8  # versions whose rows are kept
+JSON = ("reasons", "centre", "scale")  # columns that arrive as text
 # Facts that people ask of a customer, as features.customer_features and scores.customer_tiers name
 # them, and how they come through Arrow.
 FACTS = {
@@ -238,7 +239,7 @@ def write_version(
     version: Version,
     scores: pa.Table | pa.RecordBatchReader,
     tiers: pa.Table,
-    segments: pa.Table | None = None,
+    segments: Mapping[str, pa.Table] | None = None,
     day: Day | None = None,
     fencing_token: int | None = None,
     run_id: str | None = None,
@@ -251,8 +252,8 @@ def write_version(
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a JSON
     list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
     customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend, and any other
-    column of scores.customer_tiers; one row per customer. `segments`: customer_id, rfm_segment,
-    segment. `fencing_token`: of `begin`; without one the scoring begins now.
+    column of scores.customer_tiers; one row per customer. `segments`: by their names, the tables of
+    scores that say who shops alike, without their version. `fencing_token`: of `begin`; without one the scoring begins now.
     Raises Refused: a scoring that began later has written this version.
     """
     version_id = version.version_id
@@ -296,7 +297,7 @@ def _write_rows(
     version: Version,
     scores: pa.Table | pa.RecordBatchReader,
     tiers: pa.Table,
-    segments: pa.Table | None,
+    segments: Mapping[str, pa.Table] | None,
     day: Day | None,
 ) -> None:
     version_id = version.version_id
@@ -304,7 +305,7 @@ def _write_rows(
     names = scores.schema.names
     _ingest(cursor, "incoming_scores", scores)
     _ingest(cursor, "incoming_tiers", tiers)
-    values = ", ".join(f"{name}::jsonb" if name == "reasons" else name for name in names)
+    values = ", ".join(f"{name}::jsonb" if name in JSON else name for name in names)
     _fill(
         cursor, version, "customer_scores", "customer_id, horizon_days",
         ["version_id", "as_of_date", "model_name", "model_version", *names],
@@ -331,14 +332,22 @@ def _write_rows(
         f"select {given}, {_literal(version.policy_version)}, {', '.join(columns)} {joined} "
         f"order by tiers.customer_id",
     )  # fmt: skip
-    if segments is not None:
-        _ingest(cursor, "incoming_segments", segments)
-        _fill(
-            cursor, version, "customer_segments", "customer_id",
-            ["version_id", "as_of_date", *segments.schema.names],
-            f"select {given}, {', '.join(segments.schema.names)} from incoming_segments "
-            f"order by customer_id",
-        )  # fmt: skip
+    for table, rows in (segments or {}).items():
+        columns = rows.schema.names
+        _ingest(cursor, f"incoming_{table}", rows)
+        values = (f"{name}::jsonb" if name in JSON else name for name in columns)
+        query = f"select {', '.join(values)} from incoming_{table}"
+        if table in retention.TABLES:
+            _fill(
+                cursor, version, table, "customer_id", ["version_id", "as_of_date", *columns],
+                query.replace("select ", f"select {given}, ", 1) + " order by customer_id",
+            )  # fmt: skip
+            continue
+        cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
+        cursor.execute(
+            f"insert into scores.{table} (version_id, {', '.join(columns)}) "
+            + query.replace("select ", f"select '{version_id}', ", 1)
+        )
     for table in ("tier_changes", "tier_totals", "tier_migrations", "cohort_retention"):
         cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
     rows = f"from scores.{retention.partition('customer_tiers', version_id)}"

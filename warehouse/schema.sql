@@ -375,17 +375,25 @@ create table if not exists scores.customer_segments (
     primary key (version_id, customer_id)
 ) partition by list (version_id);
 
+-- centre: {trait: value} in the trait's own unit. scale: {trait: [mean, spread]}, how a value is
+-- standardised before distances are taken (see ml/segments.py), the same of all segments. They are
+-- what the next version reads, so they stay when its customers are long gone.
 create table if not exists scores.segment_profiles (
     version_id text not null references ops.versions on delete cascade,
     segment text not null,
     customers bigint not null,
     expected_spend numeric(16, 2) not null,
-    centre jsonb,
-    description_en text,
-    description_zh text,
+    centre jsonb not null,
+    scale jsonb not null,
+    description_en text not null,
+    description_zh text not null,
     primary key (version_id, segment)
 );
 
+-- Why so many segments. silhouette, gap and stability (mean adjusted Rand index over bootstraps) on
+-- a sample; a version that keeps the segments of the one before has its chosen row alone.
+-- agreement: adjusted Rand index of the chosen segments with those of the version before, on the
+-- customers of both; null in the first.
 create table if not exists scores.segment_evidence (
     version_id text not null references ops.versions on delete cascade,
     method text not null,
@@ -393,6 +401,7 @@ create table if not exists scores.segment_evidence (
     silhouette double precision,
     gap double precision,
     stability double precision,
+    agreement double precision,
     chosen boolean not null,
     primary key (version_id, method, segments)
 );

@@ -15,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from ml import horizons, lightgbm_hurdle, reasons, sufficiency, tiers
 from ml.metrics import Prediction
+from ml.pipelines import segmenting
 from ml.pipelines.reading import Say, parts, read_policy, sentence, spill_day
 from ml.pipelines.registry import find_champion, load, trained_as_of
 from ml.pipelines.tracking import REGISTERED, open_mlflow
@@ -29,7 +30,7 @@ KEPT = (*QUINTILES, *HISTORIES, "tenure_days")  # what tier policies read of a c
 
 
 def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
-    """Score every customer of the day, draw the tiers, write both out of sight.
+    """Score every customer of the day, draw tiers and segments, write all out of sight.
 
     With the champion; where there is none, with the best method that needs no training, and the
     score says which. Raises TierhouseError: a champion that knows later days, or a day not built.
@@ -56,7 +57,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             before = begun.previous
             input_hash = publishing.input_hash(urls, as_of)
             day = publishing.read_day(urls, as_of)
-            spill_day(urls, as_of, file, _texts_of(families))
+            spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
         if champion is None:
             history_days = (as_of - history.first).days
             scored = _score_without_model(file, history_days, settings.horizon_days)
@@ -74,6 +75,11 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         )
         say("Drawing tiers")
         drawn = _tiers(urls, scored, policy, as_of, before)
+        say("Grouping customers")
+        grouped = segmenting.group(
+            settings, urls, as_of, scored.shopping, drawn["expected_spend"].to_numpy(),
+            before and before.version_id,
+        )  # fmt: skip
         say("Writing")
         publishing.keep_policy(urls, policy.version, policy.to_json())
         written = publishing.write_version(
@@ -81,6 +87,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             version,
             _scores(scored, as_of),
             drawn,
+            segments=grouped,
             day=day,
             fencing_token=begun.fencing_token,
             run_id=settings.dag_run,
@@ -98,10 +105,12 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
 
 class _Scored(NamedTuple):
     """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
-    by what; how: the same in words. history: of KEPT, what the day has."""
+    by what; how: the same in words. history: of KEPT, what the day has. shopping: how they shop
+    (`segmenting.COLUMNS`)."""
 
     customer_id: pa.ChunkedArray
     history: pd.DataFrame
+    shopping: pd.DataFrame
     forecast: horizons.Forecast
     reasons: pa.ChunkedArray
     model_name: str
@@ -116,12 +125,13 @@ def _score_parts(
     outlook = load(champion)
     wanted = {"as_of_date", *KEPT, *horizons.population_columns(outlook)}
     threads = os.cpu_count() or 1
-    customers, said, why, told = [], [], [], []
+    customers, said, why, told, shopping = [], [], [], [], []
     for part in parts(file):
         customers.append(pa.array(part["customer_id"], pa.string()))
         said.append(horizons.ask(outlook, part, threads))
         why.append(_reasons(outlook.asked, part, families, threads))
         told.append(part[[name for name in part if name in wanted]])
+        shopping.append(part.filter(segmenting.COLUMNS))
         say(f"Scored {sum(map(len, customers)):,} customers")
     answers = {
         days: lightgbm_hurdle.joined([answered[days] for answered in said])
@@ -131,6 +141,7 @@ def _score_parts(
     return _Scored(
         pa.chunked_array(customers),
         _history(day),
+        pd.concat(shopping, ignore_index=True),
         horizons.settle(outlook, day, answers),
         pa.chunked_array(why),
         REGISTERED,
@@ -151,6 +162,7 @@ def _score_without_model(file: Path, history_days: int, horizon_days: int) -> _S
     return _Scored(
         pa.chunked_array([pa.array(frame["customer_id"], pa.string())]),
         _history(frame),
+        frame.filter(segmenting.COLUMNS),
         horizons.together(said, horizon_days),
         pa.chunked_array([pa.nulls(len(frame), pa.string())]),
         str(rung),
