@@ -59,6 +59,21 @@ class Stage(StrEnum):
     tiers = "tiers"
 
 
+class Size(StrEnum):
+    """How large the sequence model is: 0.3, 7 and 44 million parameters."""
+
+    small = "small"
+    base = "base"
+    large = "large"
+
+
+class Language(StrEnum):
+    """What reasons are said in."""
+
+    en = "en"
+    zh = "zh"
+
+
 class Format(StrEnum):
     """How `sql` prints."""
 
@@ -507,6 +522,9 @@ def embed(
         int | None,
         typer.Option(min=0, help="Train anew when no model is this young on the day."),
     ] = None,
+    size: Annotated[
+        Size, typer.Option(help="Of the network; base and large want a GPU to learn on.")
+    ] = Size.small,
 ) -> None:
     """Write what the sequence model sees of every customer of a day, for look-alikes.
 
@@ -527,6 +545,7 @@ def embed(
             max_age_days,
             build=lambda days, horizon: _build(settings, urls, days, status, horizon_days=horizon),
             say=status.update,
+            size=size.value,
         )
     _say(said)
 
@@ -559,6 +578,45 @@ def lookalikes(
     with console.status("Comparing"):
         found = pipelines.look_alikes(urls, customer, n, day)
     console.print(terminal.result([*map(str, found)], found.to_numpy().tolist()))
+
+
+@app.command()
+def explain(
+    customer: Annotated[
+        str,
+        typer.Argument(
+            help="A pseudonym, or the shop's own identifier (that needs the role pii_reader)."
+        ),
+    ],
+    n: Annotated[int, typer.Option("--n", min=1, max=1_000, help="How many reasons.")] = 5,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="DAY", help="An embedded day; without it, the newest."),
+    ] = None,
+    language: Annotated[Language, typer.Option(help="Of the reasons.")] = Language.en,
+) -> None:
+    """Say which events move what the sequence model expects of a customer, strongest first.
+
+    The factor is on expected spend, against events of which nothing is known.
+
+    Example: `tierhouse explain 17850`
+    """
+    from ml import pipelines
+    from serving import terminal
+    from warehouse.connections import open_warehouse
+
+    day = None if as_of is None else _day(as_of)
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    with console.status("Looking for the customer") as status:
+        found = pipelines.explain(settings, urls, customer, n, day, status.update)
+    told = zip(found.occasions["effect"], found.occasions[f"text_{language}"], strict=True)
+    rows = [(f"×{effect:.2f}", text) for effect, text in told]
+    console.print(terminal.result(["factor", "what happened"], rows))
+    _say(
+        f"All their events together: ×{found.together[0]:.2f}, against events of which nothing is "
+        f"known."
+    )
 
 
 @app.command()

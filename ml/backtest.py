@@ -57,7 +57,13 @@ def on_events(
     transformer_scratch is the transformer without pre-training. Those that share a backbone
     pre-train it once for each origin. say: is told of every tenth step.
     """
-    from ml import hybrid, sequence, sequence_training  # torch: seconds that others need not wait
+    from ml import (  # torch: seconds that others need not wait
+        hybrid,
+        sequence,
+        sequence_model,
+        sequence_training,
+        training_loop,
+    )
 
     def told(name: str) -> Callable[[dict[str, Any]], None]:
         def callback(report: dict[str, Any]) -> None:
@@ -67,18 +73,18 @@ def on_events(
         return callback
 
     @lru_cache(maxsize=len(ON_EVENTS))
-    def pretrained(until: date, config: sequence_training.Config) -> hybrid.Weights:
+    def pretrained(until: date, config: training_loop.Config) -> hybrid.Weights:
         name = config.network.encoder
         return sequence_training.pretrain(events, until, config, callback=told(name))
 
-    def network(name: str, config: sequence_training.Config) -> Estimator:
-        def fit(frame: Frame, labels: Frame, horizon_days: int) -> sequence_training.Model:
+    def network(name: str, config: training_loop.Config) -> Estimator:
+        def fit(frame: Frame, labels: Frame, horizon_days: int) -> sequence_model.Model:
             backbone = pretrained(hybrid.newest_day(frame), config)
             return sequence_training.fit(
                 frame, labels, horizon_days, events, config, backbone, callback=told(name)
             )
 
-        return Estimator(fit, partial(sequence_training.predict, events=events))
+        return Estimator(fit, partial(sequence_model.predict, events=events))
 
     def fit_hybrid(frame: Frame, labels: Frame, horizon_days: int) -> hybrid.Model:
         config = hybrid.Config()
@@ -87,7 +93,7 @@ def on_events(
             frame, labels, horizon_days, events, config, backbone, callback=told("hybrid")
         )
 
-    default = sequence_training.Config()
+    default = training_loop.Config()
     encoders = {
         name: replace(default, network=replace(default.network, encoder=name))
         for name in sequence.ENCODERS

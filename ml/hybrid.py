@@ -1,4 +1,4 @@
-"""Trees on the features and on what the sequence model makes of the events. No clock, no I/O.
+"""Trees on the features and on what the sequence model makes of the events. No clock, no pickle.
 
 One backbone learns without labels what comes next, from all events known at the newest training
 cutoff. Two sequence models then learn what customers were worth, each from half of the customers.
@@ -9,22 +9,39 @@ predict, the mean of both. Beside them stand principal components of the backbon
 there are no labels at all, so all rows have them from one space.
 """
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ml import customer_hash, lightgbm_hurdle, sequence, sequence_training, streams
+from ml import (
+    customer_hash,
+    lightgbm_hurdle,
+    seals,
+    sequence,
+    sequence_model,
+    sequence_training,
+    streams,
+    training_loop,
+    weights,
+)
 from ml.metrics import Prediction
-from ml.sequence_training import ROWS_AT_ONCE, Callback, Weights
+from ml.sequence_model import ROWS_AT_ONCE
 from ml.streams import Streams
+from ml.training_loop import Callback
+from ml.weights import Weights
 
 Array = np.ndarray
 Frame = pd.DataFrame
 
+FORMAT = 1
+HALVES = ("first_half", "second_half")
 HEADS = ("sequence_log_spend", "sequence_purchase", "sequence_high_value")
 
 
@@ -33,7 +50,7 @@ class Config:
     """components: how many columns the backbone's states become; at most twice the network's
     dim."""
 
-    sequence: sequence_training.Config = field(default_factory=sequence_training.Config)
+    sequence: training_loop.Config = field(default_factory=training_loop.Config)
     trees: lightgbm_hurdle.Config = field(default_factory=lightgbm_hurdle.Config)
     components: int = 16
 
@@ -50,10 +67,10 @@ class Reader:
     axes (2 d, components): of the backbone's states in the training rows."""
 
     backbone: Weights
-    halves: tuple[sequence_training.Model, sequence_training.Model]
+    halves: tuple[sequence_model.Model, sequence_model.Model]
     center: Array
     axes: Array
-    config: sequence_training.Config
+    config: training_loop.Config
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,68 @@ def predict(model: Model, frame: Frame, events: Streams) -> Prediction:
     that the model was trained on is missing.
     """
     return lightgbm_hurdle.predict(model.trees, _beside(frame, read(model.reader, frame, events)))
+
+
+def to_files(model: Model, folder: Path) -> None:
+    """Write the reader (safetensors and JSON), its halves and the trees (LightGBM text) into an
+    existing folder, and seal it."""
+    folder, reader = Path(folder), model.reader
+    numbers = {f"backbone.{name}": value for name, value in reader.backbone.items()}
+    numbers |= {"center": torch.from_numpy(reader.center), "axes": torch.from_numpy(reader.axes)}
+    weights.to_file(numbers, folder / "reader.safetensors")
+    about = {"format": FORMAT, "config": asdict(reader.config)}
+    (folder / "reader.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    for name in ("trees", *HALVES):
+        (folder / name).mkdir()
+    lightgbm_hurdle.to_files(model.trees, folder / "trees")
+    for name, half in zip(HALVES, reader.halves, strict=True):
+        sequence_model.to_files(half, folder / name)
+    seals.seal(folder)
+
+
+def from_files(folder: Path) -> Model:
+    """The model that `to_files` wrote. Raises ValueError, before anything is parsed, where a file
+    is not what was written."""
+    folder = Path(folder)
+    seals.refuse_broken(folder)
+    about = json.loads((folder / "reader.json").read_text(encoding="utf-8"))
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"{folder / 'reader.json'} is of another format than {FORMAT}; train again"
+        )
+    numbers = weights.from_file(folder / "reader.safetensors")
+    center, axes = numbers.pop("center").numpy(), numbers.pop("axes").numpy()
+    backbone = {name.removeprefix("backbone."): value for name, value in numbers.items()}
+    first, second = (sequence_model.from_files(folder / name) for name in HALVES)
+    config = training_loop.read_config(about["config"])
+    reader = Reader(backbone, (first, second), center, axes, config)
+    return Model(reader, lightgbm_hurdle.from_files(folder / "trees"))
+
+
+class Served:
+    """The model as something that answers with a table, which is what model stores ask for."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def predict(self, asked: Mapping[str, Any], params: dict | None = None) -> Frame:
+        """A row per customer, in the order of asked["customers"].
+
+        customers: a frame of customer_id, as_of_date and the features, of whole days. events: an
+        Arrow table, as `streams.from_table` takes it. The answer: customer_id, expected_spend,
+        purchase_probability and high_value_probability (null where the labels had none).
+        """
+        frame = asked["customers"]
+        found = predict(self.model, frame, streams.from_table(asked["events"]))
+        return pd.DataFrame(
+            {
+                "customer_id": frame["customer_id"],
+                "expected_spend": found.expected_spend,
+                "purchase_probability": found.purchase_probability,
+                "high_value_probability": found.high_value_probability,
+            },
+            index=frame.index,
+        )
 
 
 def learn(
@@ -156,19 +235,17 @@ def newest_day(frame: Frame) -> date:
     return frame["as_of_date"].max().date()
 
 
-def states(
-    backbone: Weights, frame: Frame, events: Streams, config: sequence_training.Config
-) -> Array:
+def states(backbone: Weights, frame: Frame, events: Streams, config: training_loop.Config) -> Array:
     """(n, 2 d) float32: the backbone's state after the newest event of each row, beside the mean of
     all its states. No label has a part in it."""
-    cuts = sequence_training.cuts_of(events, frame, config)
+    cuts = sequence_model.cuts_of(events, frame, config)
     found = np.empty((len(frame), 2 * config.network.dim), dtype=np.float32)
-    with sequence_training.machine(config) as device, torch.inference_mode():
+    with training_loop.machine(config) as device, torch.inference_mode():
         network = sequence.Backbone(config.network)
         network.load_state_dict(backbone)
         network.to(device).eval()
         for rows in streams.batches_by_length(cuts.lengths, ROWS_AT_ONCE):
-            batch = sequence_training.tensors(streams.read(events, cuts.take(rows)), device)
+            batch = sequence_model.tensors(streams.read(events, cuts.take(rows)), device)
             found[rows] = sequence.pooled(network(batch), batch.length).cpu().numpy()
     return found
 
@@ -190,13 +267,13 @@ def principal_axes(values: Array, components: int) -> tuple[Array, Array]:
     return center, axes * np.sign(largest)
 
 
-def _heads_of(model: sequence_training.Model) -> tuple[str, ...]:
+def _heads_of(model: sequence_model.Model) -> tuple[str, ...]:
     return HEADS if "is_high_value" in model.tasks else HEADS[:2]
 
 
-def _heads(model: sequence_training.Model, frame: Frame, events: Streams) -> Array:
+def _heads(model: sequence_model.Model, frame: Frame, events: Streams) -> Array:
     """(n, heads) what one half's model says of the rows, in the order of HEADS."""
-    answers = sequence_training.ask(model, frame, events)
+    answers = sequence_model.ask(model, frame, events)
     log_spend = model.network.cpu().log_expected(answers) + float(np.log(model.calibration))
     found = (log_spend, answers.purchase, answers.high_value)[: len(_heads_of(model))]
     return torch.stack(found, dim=1).numpy()
@@ -211,3 +288,8 @@ def _columns(reader: Reader, heads: Array, seen: Array) -> Frame:
 
 def _beside(frame: Frame, columns: Frame) -> Frame:
     return pd.concat([frame.reset_index(drop=True), columns], axis=1)
+
+
+def _load_pyfunc(path: str) -> Served:
+    """The loader that MLflow looks for in a `loader_module`."""
+    return Served(from_files(Path(path)))

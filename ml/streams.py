@@ -6,7 +6,7 @@ a cut is two numbers. The arrays may be memory-mapped: a batch reads the events 
 more, so a stream of a hundred million events (3 GB) takes no memory of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,6 +36,10 @@ LEGAL = {
     "hour": (0, 23),
     "weekday": (1, 7),
 }
+NOT_SORTED = (
+    'events must be sorted: order them by customer_id collate "C", position, '
+    "where no later position was known on an earlier day"
+)
 SECONDS_PER_DAY = 86_400
 LARGEST_LOG_AMOUNT = 30.0  # e^30 is more money than there is
 OLDEST_DAYS = 10_000.0
@@ -122,17 +126,44 @@ def from_table(table: pa.Table) -> Streams:
     starts[offsets[:-1]] = True
     known_on = columns["known_on"]
     if (ids[1:] <= ids[:-1]).any() or ((known_on[1:] < known_on[:-1]) & ~starts[1:]).any():
-        raise ValueError(
-            'events must be sorted: order them by customer_id collate "C", position, '
-            "where no later position was known on an earlier day"
-        )
+        raise ValueError(NOT_SORTED)
     return Streams(ids, offsets, **columns)
 
 
-def to_files(streams: Streams, folder: Path) -> None:
-    """Write one .npy file for each column into an existing folder."""
-    for name, values in vars(streams).items():
-        np.save(Path(folder) / f"{name}.npy", values, allow_pickle=False)
+def to_files(parts: Iterable[pa.Table], rows: int, folder: Path) -> None:
+    """Write the streams of a table that comes in parts, as one .npy file for each column.
+
+    Memory holds a part and the customers. rows: of all parts. folder: an existing one. Raises
+    ValueError as `from_table` does, and where there are not as many rows.
+    """
+    folder = Path(folder)
+    columns = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (rows,))
+        for name, dtype in DTYPES.items()
+    }
+    ids, offsets = [np.empty(0, dtype="S1")], [np.empty(0, dtype=np.int64)]
+    past, newest = 0, (b"", 0)  # the customer whose events came last, and what they reach up to
+    for part in parts:
+        one = from_table(part)
+        if not one.kind.size:
+            continue
+        if past + one.kind.size > rows:
+            raise ValueError(f"more than the {rows} events that were announced")
+        if (one.customer_ids[0], one.known_on[0]) < newest:
+            raise ValueError(NOT_SORTED)
+        goes_on = int(one.customer_ids[0] == newest[0])  # a customer may be of two parts
+        ids.append(one.customer_ids[goes_on:])
+        offsets.append(past + one.offsets[goes_on:-1])
+        for name, values in columns.items():
+            values[past : past + one.kind.size] = getattr(one, name)
+        past += one.kind.size
+        newest = one.customer_ids[-1], one.known_on[-1]
+    if past != rows:
+        raise ValueError(f"{past} events instead of the {rows} that were announced")
+    for values in columns.values():
+        values.flush()
+    np.save(folder / "customer_ids.npy", np.concatenate(ids), allow_pickle=False)
+    np.save(folder / "offsets.npy", np.r_[np.concatenate(offsets), past], allow_pickle=False)
 
 
 def from_files(folder: Path) -> Streams:

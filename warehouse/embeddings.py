@@ -39,13 +39,19 @@ def newest_day(url: str) -> date | None:
     return day
 
 
-def is_there(url: str, day: date, customer_id: str | None = None) -> bool:
-    """Whether the day has an embedding of this customer, or of anybody."""
-    given = [day] if customer_id is None else [day, customer_id]
-    named = "" if customer_id is None else " and customer_id = %s"
-    query = f"select 1 from {TABLE} where as_of_date = %s{named} limit 1"
+def is_there(url: str, day: date) -> bool:
+    """Whether the day has embeddings."""
+    query = f"select 1 from {TABLE} where as_of_date = %s limit 1"
     with connect(url) as connection:
-        return connection.execute(query.encode(), given).fetchone() is not None
+        return connection.execute(query.encode(), [day]).fetchone() is not None
+
+
+def version_of(url: str, day: date, customer_id: str) -> str | None:
+    """The version of the model that embedded the customer on the day, None where nobody did."""
+    query = f"select model_version from {TABLE} where as_of_date = %s and customer_id = %s"
+    with connect(url) as connection:
+        found = connection.execute(query.encode(), [day, customer_id]).fetchone()
+    return None if found is None else found[0]
 
 
 def near(url: str, day: date, customer_id: str, n: int) -> pa.Table:

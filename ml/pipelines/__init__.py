@@ -1,7 +1,7 @@
 """Read, call the pure core, record in MLflow, write. The only part of `ml` that does I/O."""
 
 from ml.pipelines.backtesting import BACKTESTS, backtest, newest_origins
-from ml.pipelines.embedding import SEQUENCE, embed, look_alikes
+from ml.pipelines.embedding import SEQUENCE, embed, explain, look_alikes
 from ml.pipelines.registry import ALIAS, promote, rollback
 from ml.pipelines.scoring import score
 from ml.pipelines.tracking import MODEL, REGISTERED
@@ -17,6 +17,7 @@ __all__ = [
     "Trained",
     "backtest",
     "embed",
+    "explain",
     "look_alikes",
     "newest_origins",
     "promote",

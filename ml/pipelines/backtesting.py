@@ -1,5 +1,6 @@
 """Judge the models beside the baselines on past days."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -14,10 +15,10 @@ from ml.baselines import Estimator
 from ml.pipelines.reading import (
     Build,
     Say,
+    events_until,
     history_may_be_short,
     listed,
     read_days,
-    read_events,
     read_labels,
     read_policy,
 )
@@ -76,24 +77,27 @@ def backtest(
     say("Reading features")
     frame = read_days(urls, needed)
     labels = read_labels(urls, needed, [horizon_days, learned_days])
-    events = None
-    if on_events:
-        say("Reading events")
-        events = read_events(urls, max(needed))
-        models = {**models, **judging.on_events(on_events, events, say)}
-    if label_share < 1:
-        models, baselines = (
-            {name: judging.of_share(one, label_share) for name, one in group.items()}
-            for group in (models, baselines)
-        )
-    judged = judging.run(
-        frame, labels, origins, horizon_days, models, baselines, learned_days=learned_days, say=say
-    )
+    with contextlib.ExitStack() as files:
+        events = None
+        if on_events:
+            say("Reading events")
+            events = files.enter_context(events_until(settings, urls, max(needed)))
+            models = {**models, **judging.on_events(on_events, events, say)}
+        if label_share < 1:
+            models, baselines = (
+                {name: judging.of_share(one, label_share) for name, one in group.items()}
+                for group in (models, baselines)
+            )
+        judged = judging.run(
+            frame, labels, origins, horizon_days, models, baselines,
+            learned_days=learned_days, say=say,
+        )  # fmt: skip
+        hashed = data_hash(frame, labels, events)
     say("Recording in MLflow")
     open_mlflow(settings, urls, BACKTESTS)
     tags = {
         **tags_of(settings, max(origins), horizon_days),
-        "data_hash": data_hash(frame, labels, events),
+        "data_hash": hashed,
         "seed": str(judging.SEED),
     }
     with mlflow.start_run(run_name=f"{horizon_days} days from {max(origins)}", tags=tags):

@@ -1,5 +1,6 @@
 """What the pipelines read from the warehouse, as frames and streams."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -19,7 +20,8 @@ Build = Callable[[Sequence[date], int], None]  # features of these days, labels 
 
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
-EVENTS = "features.customer_events"
+_EVENTS = f"select customer_id, {', '.join(streams.DTYPES)} from features.customer_events"
+_IN_ORDER = 'order by customer_id collate "C", position'
 
 
 def read_policy(settings: Settings) -> tier_policy.Policy:
@@ -45,16 +47,19 @@ def history_may_be_short() -> Iterator[None]:
         raise WrongUsage(str(error)) from None
 
 
-def read_days(urls: Urls, days: Sequence[date]) -> pd.DataFrame:
-    """Features of these days: keys, then every feature as float64 (null is NaN).
+def read_days(urls: Urls, days: Sequence[date], customer_id: str = "") -> pd.DataFrame:
+    """Features of these days, or of one customer there: keys, then every feature as float64 (null
+    is NaN).
 
     Raises TierhouseError: a day is not built.
     """
     frame = _read_frame(
         urls,
         f"select {_selected(urls)} from {TABLE} "
-        f"where as_of_date = any(string_to_array($1, ',')::date[]) order by 2, 1",
+        f"where as_of_date = any(string_to_array($1, ',')::date[]) "
+        f"and ($2::text = '' or customer_id = $2) order by 2, 1",
         listed(days),
+        customer_id,
     )
     built = {stamp.date() for stamp in frame["as_of_date"].unique()}
     if absent := sorted(set(days) - built):
@@ -117,16 +122,31 @@ def with_intent(urls: Urls, labels: pd.DataFrame) -> pd.DataFrame:
     return labels
 
 
-def read_events(urls: Urls, until: date) -> Streams:
-    """All events that were known on the day."""
-    columns = ", ".join(streams.DTYPES)
-    table = read_arrow(
-        urls.warehouse,
-        f"select customer_id, {columns} from {EVENTS} where known_on <= $1::date "
-        'order by customer_id collate "C", position',
-        [until.isoformat()],
-    )
-    return streams.from_table(table)
+@contextmanager
+def events_until(settings: Settings, urls: Urls, until: date) -> Iterator[Streams]:
+    """All events that were known on the day, in files of their own while they are read: memory
+    holds a part of them at a time."""
+    scratch = settings.home / "scratch-events"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        folder = Path(place)
+        file = folder / "events.arrow"
+        query = f"{_EVENTS} where known_on <= $1::date {_IN_ORDER}"
+        rows = spill_arrow(urls.warehouse, query, [until.isoformat()], file)
+        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
+            tables = (
+                pa.Table.from_batches([reader.get_batch(number)])
+                for number in range(reader.num_record_batches)
+            )
+            streams.to_files(tables, rows, folder)
+        file.unlink()
+        yield streams.from_files(folder)
+
+
+def events_of(urls: Urls, customer_id: str, until: date) -> Streams:
+    """A customer's events that were known on the day."""
+    query = f"{_EVENTS} where known_on <= $1::date and customer_id = $2 {_IN_ORDER}"
+    return streams.from_table(read_arrow(urls.warehouse, query, [until.isoformat(), customer_id]))
 
 
 def spill_day(urls: Urls, day: date, file: Path, texts: Sequence[str]) -> None:

@@ -4,9 +4,12 @@ import contextlib
 import logging
 import shutil
 import subprocess
+import time
 import warnings
+from collections.abc import Mapping
 from datetime import date
 from hashlib import sha256
+from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
@@ -14,6 +17,7 @@ import numpy as np
 import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from ml import backtest as judging
@@ -92,6 +96,46 @@ def log_input(frame: pd.DataFrame, labels: pd.DataFrame, context: str) -> None:
     seen = frame.merge(labels.astype(dict.fromkeys(whole, float)), on=list(KEYS))
     source = CodeDatasetSource({"table": TABLE})
     mlflow.log_input(from_pandas(seen, source=source, name="closed_windows"), context=context)
+
+
+class Curves:
+    """What a training tells of its steps, as metrics of the run that is open.
+
+    By stage: the loss, its parts, the loss of the customers held out, the learning rate and the
+    examples a second, at about POINTS of the steps. They are sent many at a time: each sending is
+    an errand to the server.
+    """
+
+    POINTS = 500
+    MOST = 1_000  # that MLflow takes at once
+
+    def __init__(self) -> None:
+        self._kept: list[Metric] = []
+        self._stage, self._first_step = "", 0
+        self._began = self._last = time.perf_counter()
+
+    def __call__(self, report: Mapping[str, Any]) -> float:
+        """Keep a step of `training_loop`; the seconds that are left of its stage."""
+        now, step, stage = time.perf_counter(), report["step"], report["stage"]
+        if stage != self._stage:
+            self._stage, self._first_step, self._began = stage, step - 1, self._last
+        told = {k: v for k, v in report.items() if "loss" in k or k == "learning_rate"}
+        told["examples_per_second"] = report["examples"] / max(now - self._last, 1e-9)
+        self._last = now
+        if step % -(-report["steps"] // self.POINTS) == 0 or "validation_loss" in report:
+            prefix, at = stage.replace("-", "_"), int(time.time() * 1000)
+            new = [Metric(f"{prefix}_{name}", value, at, step) for name, value in told.items()]
+            if len(self._kept) + len(new) > self.MOST:
+                self.flush()
+            self._kept += new
+        return (now - self._began) / (step - self._first_step) * (report["steps"] - step)
+
+    def flush(self) -> None:
+        """Send what is kept."""
+        run = mlflow.active_run()
+        if run is not None and self._kept:
+            mlflow.MlflowClient().log_batch(run.info.run_id, metrics=self._kept)
+        self._kept = []
 
 
 def log_scoreboard(judged: judging.Backtest, tags: dict[str, str]) -> None:

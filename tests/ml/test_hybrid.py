@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import date, timedelta
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -14,15 +15,17 @@ from ml import (
     lightgbm_hurdle,
     lookalikes,
     sequence,
+    sequence_model,
     sequence_training,
     streams,
+    training_loop,
 )
 
 HORIZON_DAYS = 30
 CUTOFFS = (160, 200, 240)  # days since 1970-01-01
 TO_PREDICT = 280
 CONFIG = hybrid.Config(
-    sequence=sequence_training.Config(
+    sequence=training_loop.Config(
         network=sequence.Config(
             dim=8, layers=1, heads=1, category_buckets=16, product_buckets=16, max_events=32
         ),
@@ -38,7 +41,7 @@ HEADS = list(hybrid.HEADS)
 EMBEDDING = [f"embedding_{i:02}" for i in range(1, 5)]
 
 
-def events_of(customers=120, seed=0):
+def table_of(customers=120, seed=0):
     """Customers who look at one of two categories at a time: the newest tells what comes next."""
     rng = np.random.default_rng(seed)
     count = rng.integers(1, 25, customers)
@@ -46,20 +49,22 @@ def events_of(customers=120, seed=0):
     known_on = np.concatenate([np.sort(rng.integers(20, TO_PREDICT + 40, n)) for n in count])
     seconds = (known_on - 1) * 86_400 + 36_000
     is_first = np.r_[True, who[1:] != who[:-1]]
-    return streams.from_table(
-        pa.table({
-            "customer_id": [f"c{i:04}" for i in who],
-            "known_on": pa.array(known_on.astype(np.int32)).cast(pa.date32()),
-            "occurred_at": pa.array(seconds).cast(pa.timestamp("s")),
-            "kind": rng.integers(1, 4, who.size),
-            "category_code": rng.choice([70_000, 80_001], who.size),
-            "product_bucket": rng.integers(1, 8193, who.size),
-            "log_amount": rng.normal(3, 1, who.size),
-            "seconds_since_last": np.where(is_first, np.nan, np.r_[0, np.diff(seconds)]),
-            "hour": np.full(who.size, 10),
-            "weekday": (known_on + 2) % 7 + 1,
-        })
-    )  # fmt: skip
+    return pa.table({
+        "customer_id": [f"c{i:04}" for i in who],
+        "known_on": pa.array(known_on.astype(np.int32)).cast(pa.date32()),
+        "occurred_at": pa.array(seconds).cast(pa.timestamp("s")),
+        "kind": rng.integers(1, 4, who.size),
+        "category_code": rng.choice([70_000, 80_001], who.size),
+        "product_bucket": rng.integers(1, 8193, who.size),
+        "log_amount": rng.normal(3, 1, who.size),
+        "seconds_since_last": np.where(is_first, np.nan, np.r_[0, np.diff(seconds)]),
+        "hour": np.full(who.size, 10),
+        "weekday": (known_on + 2) % 7 + 1,
+        })  # fmt: skip
+
+
+def events_of(customers=120, seed=0):
+    return streams.from_table(table_of(customers, seed))
 
 
 def rows_of(events, days, seed=1):
@@ -79,7 +84,8 @@ def rows_of(events, days, seed=1):
     return frame, labels
 
 
-EVENTS = events_of()
+TABLE = table_of()
+EVENTS = streams.from_table(TABLE)
 FRAME, LABELS = rows_of(EVENTS, CUTOFFS)
 TODAY, _ = rows_of(EVENTS, (TO_PREDICT,))
 
@@ -160,7 +166,7 @@ def test_the_order_of_the_rows_changes_nothing(learned):
 
 def test_a_row_to_predict_has_the_mean_of_both_halves(learned):
     columns = hybrid.read(learned.reader, TODAY, EVENTS)
-    asked = [sequence_training.ask(half, TODAY, EVENTS) for half in learned.reader.halves]
+    asked = [sequence_model.ask(half, TODAY, EVENTS) for half in learned.reader.halves]
     for name, answer in (("sequence_purchase", "purchase"), ("sequence_high_value", "high_value")):
         mean = torch.stack([getattr(said, answer) for said in asked]).mean(dim=0)
         np.testing.assert_allclose(columns[name], mean.numpy(), rtol=1e-5, atol=1e-6)
@@ -194,6 +200,35 @@ def test_the_trees_see_the_columns_and_learn_from_events_what_features_do_not_te
     buys = labels["is_purchased"]
     gap = [p[buys].mean() - p[~buys].mean() for p in (by_events, by_features)]
     assert gap[0] > gap[1] + 0.2
+
+
+def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_path):
+    fitted = hybrid.fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, CONFIG)
+    (tmp_path / "data").mkdir()
+    hybrid.to_files(fitted, tmp_path / "data")
+    mlflow.pyfunc.save_model(
+        tmp_path / "model", loader_module="ml.hybrid", data_path=str(tmp_path / "data"),
+        pip_requirements=["lightgbm"],
+    )  # fmt: skip
+    stored = {f.suffix for f in (tmp_path / "model" / "data").rglob("*") if f.is_file()}
+    assert stored == {".json", ".safetensors", ".txt"}
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    found = served.predict({"customers": TODAY, "events": TABLE})
+    expected = hybrid.predict(fitted, TODAY, EVENTS)
+    np.testing.assert_array_equal(found["expected_spend"], expected.expected_spend)
+    np.testing.assert_array_equal(found["high_value_probability"], expected.high_value_probability)
+    for file in sorted((tmp_path / "data").rglob("*")):
+        if file.is_file():
+            kept = file.read_bytes()
+            broken = bytearray(kept)
+            broken[len(kept) // 2] ^= 1
+            file.write_bytes(broken)
+            with pytest.raises(ValueError, match=r"not what was written|cannot be read"):
+                hybrid.from_files(tmp_path / "data")
+            file.write_bytes(kept)
+    (tmp_path / "data" / "trees" / "high_value.txt").unlink()
+    with pytest.raises(ValueError, match=r"high_value\.txt is not what was written"):
+        hybrid.from_files(tmp_path / "data")
 
 
 def test_without_a_high_value_label_there_is_no_such_column():

@@ -598,11 +598,45 @@ def test_the_stored_sequence_model_answers_from_its_files_alone_and_is_no_pickle
     assert answered["purchase_probability"].between(0, 1).all()
 
 
+def test_the_curves_of_a_training_and_what_it_cost_the_machine_are_kept(embedded):
+    (run,) = mlflow.search_runs(experiment_names=[pipelines.SEQUENCE], output_format="list")
+    client = mlflow.MlflowClient()
+    for stage in ("pretraining", "fine_tuning"):
+        names = ("loss", "learning_rate", "examples_per_second")
+        curves = [client.get_metric_history(run.info.run_id, f"{stage}_{n}") for n in names]
+        steps = [[point.step for point in curve] for curve in curves]
+        assert steps[0] == steps[1] == steps[2] == list(range(1, 1 + len(steps[0])))
+        loss, rate, speed = ([point.value for point in curve] for curve in curves)
+        assert loss[-1] < loss[0] and min(speed) > 0
+        assert rate[-1] < max(rate)
+    assert client.get_metric_history(run.info.run_id, "fine_tuning_validation_loss")
+    assert client.get_metric_history(run.info.run_id, "fine_tuning_loss_spend")
+
+
+def test_why_a_customer_is_seen_so_is_said_for_the_version_that_embedded_them(embedded, shop, urls):
+    customer = embeddings_of(urls, DAY)[0][1]
+    found = pipelines.explain(shop, urls, customer, 4, None, lambda what: None)
+    assert 1 <= len(found.occasions) <= 4
+    assert found.occasions["text_en"].str.contains(" for .*(?:ago|yesterday)$", regex=True).all()
+    assert found.together.shape == (1,)
+    every = pipelines.explain(shop, urls, customer, 1_000, DAY, lambda what: None).occasions
+    with psycopg.connect(urls.warehouse) as connection:
+        known = connection.execute(
+            "select count(*) from features.customer_events where customer_id = %s "
+            "and known_on <= %s",
+            [customer, DAY],
+        ).fetchone()
+    assert every["events"].sum() == min(known[0], 128)
+    with pytest.raises(TierhouseError, match=r"'nobody' is neither a pseudonym"):
+        pipelines.explain(shop, urls, "nobody", 4, None, lambda what: None)
+
+
 def test_a_version_that_knows_later_days_or_another_horizon_embeds_no_earlier_one(embedded):
     newest = embedding._newest_sequence
     assert newest(DAY, 30, None) == newest(DAY + timedelta(days=9), 30, 9) == "1"
     assert newest(DAY - timedelta(days=1), 30, None) is None
     assert newest(DAY, 90, None) is None
+    assert newest(DAY, 30, None, "base") is None
     assert newest(DAY + timedelta(days=9), 30, 8) is None
 
 
@@ -644,7 +678,7 @@ def test_look_alikes_take_the_newest_day_and_the_shops_own_identifier(embedded, 
     found = pipelines.look_alikes(urls, "17850.0", 1000, None)
     pd.testing.assert_frame_equal(found, pipelines.look_alikes(urls, customer, 1000, DAY))
     assert len(found) == len(embeddings_of(urls, DAY)) - 1
-    with pytest.raises(TierhouseError, match="No customer 'nobody' was loaded"):
+    with pytest.raises(TierhouseError, match=r"'nobody' is neither a pseudonym.*tierhouse lookup"):
         pipelines.look_alikes(urls, "nobody", 5, None)
     with pytest.raises(TierhouseError, match=f"Customer 17851 has no embedding of {DAY}"):
         pipelines.look_alikes(urls, "17851", 5, None)

@@ -9,19 +9,11 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from ml import sequence, sequence_training, streams
-from ml.sequence_training import (
-    Config,
-    attributions,
-    embed,
-    fit,
-    from_files,
-    intent,
-    predict,
-    pretrain,
-    to_files,
-    top_events,
-)
+from ml import seals, sequence, sequence_model, sequence_training, streams, weights
+from ml.sequence_model import embed, from_files, intent, predict, to_files
+from ml.sequence_reasons import SAID, attributions, explain
+from ml.sequence_training import fit, pretrain
+from ml.training_loop import Config
 
 HORIZON_DAYS = 30
 CUTOFFS = (160, 200, 240, 280)  # days since 1970-01-01
@@ -182,17 +174,17 @@ def test_a_checkpoint_of_other_data_or_another_config_is_refused(tmp_path):
         pretrain(EVENTS, UNTIL, replace(QUICK, clip_norm=2.0), tmp_path)
     with pytest.raises(ValueError, match="another configuration or other data"):
         pretrain(EVENTS, date(1970, 5, 1), QUICK, tmp_path)
-    weights = next(tmp_path.glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1])
+    file = next(tmp_path.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="not what was written"):
         pretrain(*given, checkpoints=tmp_path)
 
 
 def validation_loss(model):
     """By the customers that were held out, worked out again from the answers."""
-    days = sequence_training._days(FRAME)
+    days = sequence_model.days_of(FRAME)
     _, is_held_out = sequence_training._split(FRAME, days, HORIZON_DAYS, model.config)
-    answers = sequence_training.ask(model, FRAME[is_held_out], EVENTS)
+    answers = sequence_model.ask(model, FRAME[is_held_out], EVENTS)
     targets = LABELS[is_held_out].reindex(columns=sequence.TASKS).to_numpy(dtype=np.float32)
     sums, counts = sequence.value_losses(answers, torch.from_numpy(targets))
     return float((sums / counts.clamp(min=1)).sum())
@@ -267,6 +259,45 @@ def test_a_customer_without_events_and_features_of_any_size_are_answered(quick):
     assert found.expected_spend.max() <= largest * 1.0001
 
 
+def test_odd_streams_get_finite_answers(quick):
+    """One event, a hundred thousand, categories that nobody had, any money, times out of order."""
+    last = np.array([1, 100_000, 6])
+    n, day = int(last.sum()), CUTOFFS[-1]
+    known_on = np.concatenate([[day], np.sort(np.arange(100_000) % day), np.full(6, day)])
+    at = (known_on - 1) * 86_400
+    at[-6:] = [10**11, -(10**11), 5, 0, at[0], 3]
+    money = np.zeros(n)
+    money[-6:] = [0.0, -1e9, 1e9, -5.0, np.inf, np.nan]
+    with np.errstate(invalid="ignore"):
+        log_amount = np.sign(money) * np.log1p(np.abs(money))
+    since = np.full(n, -5.0)
+    odd = streams.Streams(
+        np.array([b"many", b"one", b"zany"]), np.r_[0, np.cumsum(last[[1, 0, 2]])],
+        *(
+            np.r_[column[1:-6], column[:1], column[-6:]].astype(streams.DTYPES[name])
+            for name, column in {
+                "known_on": known_on, "occurred_at": at, "kind": np.full(n, 16),
+                "category_code": np.full(n, 2**28), "product_bucket": np.full(n, 8192),
+                "log_amount": log_amount, "seconds_since_last": since, "hour": np.full(n, 23),
+                "weekday": np.full(n, 7),
+            }.items()
+        ),
+    )  # fmt: skip
+    asked = pd.DataFrame({
+        "customer_id": ["many", "one", "zany", "none"], "as_of_date": pd.Timestamp(UNTIL),
+        "tenure_days": np.nan,
+    })  # fmt: skip
+    found = predict(quick, asked, odd)  # Prediction itself refuses what is not finite
+    assert found.expected_spend.shape == (4,)
+    assert np.isfinite(embed(quick, asked, odd)).all()
+    reasons, together = explain(quick, asked, odd, 200)
+    assert reasons.groupby("customer_id")["events"].sum().to_dict() == {
+        "many": 128, "one": 1, "zany": 6,
+    }  # fmt: skip
+    assert np.isfinite(reasons["effect"]).all() and np.isfinite(reasons["amount"]).all()
+    assert together[3] == 1
+
+
 def test_intent_is_answered_for_the_days_that_the_labels_had(quick):
     found = intent(quick, FRAME, EVENTS)
     assert list(found) == ["is_purchased_7d"]
@@ -324,7 +355,7 @@ def test_one_flipped_bit_of_the_weights_is_refused_before_they_are_parsed(
     def parsed(_):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(sequence_training.safetensors, "load", parsed)
+    monkeypatch.setattr(weights.safetensors, "load", parsed)
     with pytest.raises(ValueError, match=r"weights\.safetensors is not what was written"):
         from_files(tmp_path)
 
@@ -333,9 +364,13 @@ def test_weights_of_another_network_and_another_format_are_refused(quick, tmp_pa
     to_files(quick, tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**about, "features": ["a", "b"]}))
+    with pytest.raises(ValueError, match=r"model\.json is not what was written"):
+        from_files(tmp_path)
+    seals.seal(tmp_path)
     with pytest.raises(ValueError, match="of another network"):
         from_files(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({**about, "format": 0}))
+    seals.seal(tmp_path)
     with pytest.raises(ValueError, match="of another format"):
         from_files(tmp_path)
 
@@ -348,21 +383,62 @@ def test_effects_of_events_sum_to_what_they_move_together(fitted):
     np.testing.assert_allclose(effects.sum(axis=1), moved, atol=0.02 * np.abs(moved).max())
 
 
-def test_the_event_that_tells_the_future_is_named_first(fitted):
-    frame = FRAME.tail(151).iloc[:-1]
-    found = top_events(fitted[0], EVENTS, frame, 3)
+def test_the_occasion_that_tells_the_future_is_named_first_and_all_add_up(fitted):
+    frame = FRAME.tail(61).iloc[:-1]
+    found, together = explain(fitted[0], frame, EVENTS, 1_000)
     cuts = streams.cut(EVENTS, frame["customer_id"], frame["as_of_date"], 128)
-    first = found[found["rank"] == 1].set_index("customer_id")["event"]
-    newest = pd.Series(cuts.end - 1, index=frame["customer_id"])[first.index]
+    assert found["events"].sum() == cuts.lengths.sum()
+    summed = np.log(found["effect"]).groupby(found["customer_id"]).sum()
+    moved = pd.Series(np.log(together), index=frame["customer_id"])
+    assert moved.abs().max() > 0.5
+    summed = summed.reindex(moved.index, fill_value=0.0)
+    np.testing.assert_allclose(summed, moved, atol=0.02 * moved.abs().max())
+    first = found[found["rank"] == 1].set_index("customer_id")["happened_on"]
+    newest = pd.to_datetime(EVENTS.occurred_at[cuts.end - 1], unit="s").normalize()
+    newest = pd.Series(newest, index=frame["customer_id"])[first.index]
     several = (cuts.lengths >= 5)[cuts.lengths > 0]
     assert (first == newest)[several].mean() > 0.7
-    assert len(found) == np.minimum(cuts.lengths, 3).sum()
-    ranked = found.groupby("customer_id", sort=False)["effect"]
-    assert ranked.apply(lambda e: e.abs().is_monotonic_decreasing).all()
-    np.testing.assert_array_equal(found["kind"], EVENTS.kind[found["event"]])
-    known_on = pd.to_datetime(EVENTS.known_on[found["event"]], unit="D")
-    assert (known_on <= found["as_of_date"]).all()
-    assert top_events(fitted[0], EVENTS, FRAME.tail(1), 3).empty
+    assert (found["happened_on"] < found["as_of_date"]).all()
+    some, _ = explain(fitted[0], frame.head(5), EVENTS, 3)
+    alone = found[found["customer_id"].isin(frame["customer_id"].head(5)) & (found["rank"] <= 3)]
+    pd.testing.assert_frame_equal(some, alone.reset_index(drop=True), rtol=1e-3)
+    assert explain(fitted[0], FRAME.tail(1), EVENTS)[0].empty
+
+
+def test_reasons_are_said_in_words_with_the_money_and_the_days(quick):
+    day = CUTOFFS[-1]
+    events = [
+        *[(day - 12, 1, amount) for amount in (15.2, 20.0, 10.0)],
+        (day - 3, 2, -1_234.5), (day - 3, 3, 0.0), (day - 1, 3, 0.0), (day - 1, 3, 0.0),
+    ]  # fmt: skip
+    when, kind, amount = (np.array(values) for values in zip(*events, strict=True))
+    at = when * 86_400 + 3_600
+    one = streams.Streams(
+        np.array([b"c0001"]), np.array([0, len(events)]), (when + 1).astype(np.int32), at,
+        kind.astype(np.int8), np.full(7, 5, np.int32), np.full(7, 9, np.int16),
+        (np.sign(amount) * np.log1p(np.abs(amount))).astype(np.float32),
+        np.r_[np.nan, np.diff(at)].astype(np.float32), np.full(7, 1, np.int8),
+        np.full(7, 3, np.int8),
+    )  # fmt: skip
+    asked = pd.DataFrame({
+        "customer_id": ["c0001"], "as_of_date": pd.Timestamp(UNTIL), "tenure_days": 3.0,
+    })  # fmt: skip
+    found = explain(quick, asked, one, 9).occasions
+    assert set(found["text_en"]) == {
+        "Bought 3 items for 45.20, 12 days ago",
+        "Returned 1 item for 1,234.50, 3 days ago",
+        "1 product view, 3 days ago",
+        "2 product views, yesterday",
+    }
+    assert "12 天前购买 3 项商品，共 45.20" in set(found["text_zh"])
+    assert found["rank"].tolist() == [1, 2, 3, 4]
+    assert np.log(found["effect"]).abs().is_monotonic_decreasing
+
+
+def test_every_kind_of_event_has_words_in_both_languages():
+    assert set(SAID) == set(range(1, sequence.KINDS))
+    for said in SAID.values():
+        assert said.en[0] != said.en[1] and all("{n}" in text for text in (said.en[1], said.zh))
 
 
 def losses_of_each_step(config):

@@ -82,7 +82,7 @@ def test_of_a_hundred_thousand_events_the_newest_are_read():
 
 def test_memory_mapped_streams_read_as_those_in_memory(tmp_path):
     kept = from_table(table_of(THREE))
-    streams.to_files(kept, tmp_path)
+    streams.to_files([table_of(THREE)], 6, tmp_path)
     mapped = streams.from_files(tmp_path)
     assert isinstance(mapped.kind, np.memmap)
     asked = list("abc"), days(10, 20, 20), 512
@@ -92,10 +92,36 @@ def test_memory_mapped_streams_read_as_those_in_memory(tmp_path):
 
 
 def test_files_of_two_streams_are_no_stream(tmp_path):
-    streams.to_files(from_table(table_of(THREE)), tmp_path)
+    streams.to_files([table_of(THREE)], 6, tmp_path)
     np.save(tmp_path / "kind.npy", np.ones(5, dtype=np.int8))
     with pytest.raises(ValueError, match="write the stream again"):
         streams.from_files(tmp_path)
+
+
+def test_parts_of_a_table_are_written_as_the_whole_is_read(tmp_path):
+    whole = table_of(THREE)
+    for at in range(len(THREE) + 1):
+        streams.to_files([whole[:at], whole[at:]], len(THREE), tmp_path)
+        one, other = streams.from_files(tmp_path), from_table(whole)
+        for name, values in vars(other).items():
+            np.testing.assert_array_equal(getattr(one, name), values)
+
+
+def test_parts_that_are_no_stream_are_refused(tmp_path):
+    whole = table_of(THREE)
+    for parts in ([whole[3:], whole[:3]], [whole[2:3], whole[:2]]):
+        with pytest.raises(ValueError, match="must be sorted"):
+            streams.to_files(parts, sum(len(part) for part in parts), tmp_path)
+    with pytest.raises(ValueError, match="3 events instead of the 6"):
+        streams.to_files([whole[:3]], 6, tmp_path)
+    with pytest.raises(ValueError, match="more than the 3"):
+        streams.to_files([whole], 3, tmp_path)
+
+
+def test_nobodys_files_are_a_stream_of_nobody(tmp_path):
+    streams.to_files([], 0, tmp_path)
+    nobody = streams.from_files(tmp_path)
+    assert list(cut(nobody, ["a"], days(5), 512).lengths) == [0]
 
 
 def test_chunks_of_a_table_change_nothing():
