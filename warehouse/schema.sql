@@ -274,8 +274,10 @@ create table if not exists scores.customer_embeddings (
     primary key (as_of_date, customer_id)
 );
 
--- How the policy's tiers did on the newest closed window, on customers scored by a model that
--- had not seen it. Belongs to the model version.
+-- How the policy's tiers did on closed windows, on customers scored by a model that had not seen
+-- them; as_of_date is the window's first day. Belongs to the model version. expected_buyers: the sum of
+-- purchase probabilities. truly_top: customers of the tier who were among those that spent most, as
+-- many as the first tier holds. The last three are null in rows from before they were kept.
 create table if not exists scores.tier_evaluation (
     model_name text not null,
     model_version text not null,
@@ -285,9 +287,17 @@ create table if not exists scores.tier_evaluation (
     tier_rank integer not null,
     customers bigint not null,
     expected_spend numeric(16, 2) not null,
-    realised_spend numeric(16, 2) not null,
-    primary key (model_name, model_version, policy_version, tier)
+    realised_spend numeric(16, 2) not null
 );
+
+alter table scores.tier_evaluation
+drop constraint if exists tier_evaluation_pkey,
+add column if not exists expected_buyers double precision,
+add column if not exists buyers bigint,
+add column if not exists truly_top bigint;
+
+create unique index if not exists tier_evaluation_by_window
+on scores.tier_evaluation (model_name, model_version, policy_version, as_of_date, tier);
 
 -- The scoreboard of a model version: it and the baselines on the same customers. as_of_date is the
 -- origin, null for the mean over the origins (for sum_ratio: all predicted over all actual).
@@ -435,8 +445,18 @@ from (
     group by
         tier, tier_rank, as_of_date, horizon_days, model_name, model_version, policy_version
 ) as tiers
-left join scores.tier_evaluation as evaluation
-    using (model_name, model_version, policy_version, tier);
+left join (
+    select
+        *,
+        max(as_of_date) over (partition by model_name, model_version, policy_version)
+            as newest
+    from scores.tier_evaluation
+) as evaluation
+    on evaluation.as_of_date = evaluation.newest
+    and evaluation.model_name = tiers.model_name
+    and evaluation.model_version = tiers.model_version
+    and evaluation.policy_version = tiers.policy_version
+    and evaluation.tier = tiers.tier;
 
 create or replace view analytics.model_scoreboard as
 select

@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow as pa
 from psycopg.errors import UndefinedTable
 
-from ml import reasons, streams, tier_policy
+from ml import reasons, streams
 from ml.streams import Streams
 from warehouse.connections import Urls, connect, read_arrow, spill_arrow
-from warehouse.settings import Settings, TierhouseError, WrongUsage
+from warehouse.settings import TierhouseError, WrongUsage
 
 Say = Callable[[str], None]  # hears what comes next
 Build = Callable[[Sequence[date], int], None]  # features of these days, labels of this horizon
@@ -20,20 +20,6 @@ Build = Callable[[Sequence[date], int], None]  # features of these days, labels 
 KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
 EVENTS = "features.customer_events"
-
-
-def read_policy(settings: Settings) -> tier_policy.Policy:
-    """The policy of the installation. Raises WrongUsage: it cannot be followed."""
-    try:
-        return tier_policy.read_policy(settings.tier_policy)
-    except tier_policy.PolicyError as error:
-        raise WrongUsage(f"{sentence(error)} Nothing was written.") from None
-
-
-def sentence(error: Exception) -> str:
-    """What the core said, as a sentence."""
-    said = str(error)
-    return f"{said[0].upper()}{said[1:].removesuffix('.')}."
 
 
 @contextmanager
