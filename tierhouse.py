@@ -46,6 +46,8 @@ app = typer.Typer(
 )
 sources = typer.Typer(no_args_is_help=True, help="Try a source on files before loading them.")
 quarantine = typer.Typer(no_args_is_help=True, help="Look at refused rows, and try them again.")
+policies = typer.Typer(no_args_is_help=True, help="Try a tier policy before it is followed.")
+app.add_typer(policies, name="policy")
 app.add_typer(sources, name="sources")
 app.add_typer(quarantine, name="quarantine")
 console = Console(highlight=False)
@@ -501,6 +503,45 @@ def score(as_of: AsOf) -> None:
 
     with console.status("Scoring") as status:
         _say(pipelines.score(settings, urls, day, status.update))
+
+
+@policies.command("check")
+def check_policy(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Without it: the policy that is in use."),
+    ] = None,
+) -> None:
+    """Say whether a policy can be followed, and what it would make of the published day.
+
+    Writes nothing, starts nothing.
+
+    Example: `tierhouse policy check ./our_tiers.yml`
+    """
+    from ml import pipelines
+    from serving import terminal
+    from warehouse import embedded
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    policy = pipelines.read_policy(settings, file)
+    is_up = settings.warehouse_url is not None or embedded.running_port(settings) is not None
+    found = pipelines.try_policy(open_warehouse(settings), policy) if is_up else None
+    day = _now().date() if found is None else found.as_of_date
+    for warning in policy.warnings(day):
+        _say(f"Warning: {warning}")
+    if found is None:
+        why = "no day is published" if is_up else "the warehouse is not up"
+        _say(f"Policy {policy.version} can be followed. It was tried on nobody: {why}.")
+        return
+    columns = ["tier", "customers", "from_another", "published", "expected_spend"]
+    console.print(terminal.result(columns, found.tiers))
+    _say(
+        f"Policy {policy.version} can be followed. Of the customers of {day}, {found.moved:,} "
+        f"would be in another tier than the published one."
+    )
+    if found.empty:
+        _say(f"Nobody would be in {', '.join(found.empty)}.")
 
 
 @app.command()

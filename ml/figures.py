@@ -1,7 +1,8 @@
 """What people look at before they trust a model. Values in, matplotlib Figures out; no global
 state, no files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,13 @@ from ml import lightgbm_hurdle, treeshap
 from ml.backtest import Backtest
 from ml.metrics import CONFUSION, DECILES
 from ml.segments import Profile, Segments
+from ml.tier_evaluation import TierResult, summed, top_tier
 
 MODEL = "#1f5fa8"
 ACTUAL = "#d9822b"
 OTHERS = ("#4f8a5b", "#8a5fa8", "#a85f5f", "#7a7a7a")
 QUIET = "#9aa0a6"
+SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", MODEL])
 
 
 def calibration(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
@@ -64,6 +67,59 @@ def gain(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def tiers(windows: Mapping[date, Sequence[TierResult]]) -> Figure:
+    """Of all windows together: what a customer of each tier was expected to spend and spent; each
+    tier's share of the customers and of the spend; and who the first tier found.
+
+    Every dot is a window.
+    """
+    results = summed(windows.values())
+    names = [result.tier for result in results]
+    places = np.arange(len(results))
+    figure = Figure(figsize=(12, 4.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"Tiers on {len(windows)} windows that the model had not seen",
+        x=0.01, ha="left", fontsize=12, fontweight="bold",
+    )  # fmt: skip
+    means, shares, top = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
+    for offset, color, name in (
+        (-0.2, MODEL, "expected_spend"),
+        (0.2, ACTUAL, "realised_spend"),
+    ):
+        said = name.replace("_", " ")
+        heights = [getattr(r, name) / max(r.customers, 1) for r in results]
+        means.bar(places + offset, heights, width=0.38, color=color, label=said)
+        for of_window in windows.values():
+            dots = [getattr(r, name) / max(r.customers, 1) for r in of_window]
+            means.plot(places + offset, dots, ".", color="#202124", markersize=4)
+    means.set_title("mean spend per customer", loc="left", fontsize=10)
+    means.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    means.legend(frameon=False)
+    for offset, color, name in ((-0.2, QUIET, "customers"), (0.2, ACTUAL, "realised_spend")):
+        whole = sum(getattr(r, name) for r in results) or np.nan
+        heights = [getattr(r, name) / whole for r in results]
+        said = f"share of {name.replace('_', ' ')}"
+        bars = shares.bar(places + offset, heights, width=0.38, color=color, label=said)
+        shares.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=8)
+    shares.set_title("shares", loc="left", fontsize=10)
+    shares.yaxis.set_major_formatter(PercentFormatter(1))
+    shares.legend(frameon=False)
+    for axes in (means, shares):
+        axes.set_xticks(places, names, rotation=30 if len(names) > 4 else 0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e8eaed", linewidth=0.8)
+        axes.set_axisbelow(True)
+    found = top_tier(results)
+    cells = np.array([[found.found, found.missed], [found.called_wrongly, found.left_out]])
+    _two_by_two(top, cells)
+    top.set_title(f"{names[0]}: precision {found.precision:.0%}, recall {found.recall:.0%}",
+                  loc="left", fontsize=10)  # fmt: skip
+    top.set_xticks([0, 1], [f"in {names[0]}", "not in it"])
+    top.set_yticks([0, 1], ["spent most", "others"])
     return figure
 
 
@@ -184,7 +240,6 @@ def confusion(judged: Backtest, models: Sequence[str]) -> Figure:
         f"The tenth called high value, {_window(judged)}",
         x=0.01, ha="left", fontsize=12, fontweight="bold",
     )  # fmt: skip
-    shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", MODEL])
     grid = figure.subplots(down, across, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(models):
@@ -193,18 +248,10 @@ def confusion(judged: Backtest, models: Sequence[str]) -> Figure:
         counts = judged.origins[-1].confusion_high_value[models[place]]
         hits, false_alarms, misses, rest = (counts[count] for count in CONFUSION)
         cells = np.array([[hits, misses], [false_alarms, rest]])
-        shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            axes.text(
-                column, row, f"{cells[row, column]:,.0f}\n{share:.1%}",
-                ha="center", va="center", color="white" if share > 0.7 else "#202124",
-            )  # fmt: skip
+        _two_by_two(axes, cells)
         axes.set_title(models[place], fontsize=10)
         axes.set_xticks([0, 1], ["called", "not called"])
         axes.set_yticks([0, 1], ["high value", "others"] if place % across == 0 else ["", ""])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -235,6 +282,18 @@ def segments(found: Segments, profiles: Sequence[Profile]) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _two_by_two(axes: Axes, cells: np.ndarray) -> None:
+    shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(
+            column, row, f"{cells[row, column]:,.0f}\n{share:.1%}",
+            ha="center", va="center", color="white" if share > 0.7 else "#202124",
+        )  # fmt: skip
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _high_value(judged: Backtest) -> np.ndarray:

@@ -19,8 +19,8 @@ from ml import backtest
 from ml.backtest import Backtest, Metrics
 from ml.baselines import Estimator
 from ml.metrics import DIRECTIONS, Prediction
-from ml.tier_policy import FORECASTS, Policy
-from ml.tiers import TierSummary, draw, summarise
+from ml.tier_evaluation import TierResult
+from ml.tier_policy import FORECASTS
 
 Frame = pd.DataFrame
 
@@ -79,7 +79,7 @@ class Champion:
 @dataclass(frozen=True)
 class Case:
     """All that the rules look at. columns: of the feature table; tiers: of all origins
-    (`summed_tiers`)."""
+    (`tier_evaluation.summed`)."""
 
     board: Backtest
     name: str  # of the challenger on the board
@@ -87,7 +87,7 @@ class Case:
     horizon_days: int  # that was asked for
     learned_days: int  # of the windows that were learned from
     columns: tuple[str, ...]
-    tiers: Sequence[TierSummary]
+    tiers: Sequence[TierResult]
     champion: Champion | None
 
     def metric(self, name: str) -> float:
@@ -160,34 +160,6 @@ def remembered(estimator: Estimator, columns: Sequence[str] = ()) -> tuple[Estim
         return found
 
     return Estimator(estimator.fit, predict), said
-
-
-def summed_tiers(said: Sequence[Frame], labels: Frame, policy: Policy) -> list[TierSummary]:
-    """The tiers of every window, best first, each tier summed over the windows.
-
-    One window of a small shop says little: its best twentieth may be twenty customers. said: of
-    `remembered`, a frame for each window, with the columns of the policy. labels: customer_id,
-    as_of_date, spend. Raises ValueError where a customer has no label.
-    """
-    sums: dict[int, TierSummary] = {}
-    for window in said:
-        joined = window.merge(labels[[*backtest.KEY, "spend"]], "left", backtest.KEY)
-        if joined["spend"].isna().any():
-            raise ValueError("a customer of a judged window has no label")
-        expected, spend = joined["expected_spend"].to_numpy(), joined["spend"].to_numpy()
-        drawn = draw(joined, policy)
-        for tier in summarise(drawn, expected, spend):
-            before = sums.get(tier.rank)
-            if before is not None:
-                tier = TierSummary(
-                    tier.tier,
-                    tier.rank,
-                    before.customers + tier.customers,
-                    before.expected_spend + tier.expected_spend,
-                    before.realised_spend + tier.realised_spend,
-                )
-            sums[tier.rank] = tier
-    return [sums[rank] for rank in sorted(sums)]
 
 
 def how_judged(
@@ -481,7 +453,7 @@ def _gains(metrics: Metrics) -> Metrics:
     return {name: value for name, value in metrics.items() if "_gain" in name}
 
 
-def _shares(tiers: Sequence[TierSummary]) -> list[tuple[str, float, float]]:
+def _shares(tiers: Sequence[TierResult]) -> list[tuple[str, float, float]]:
     """Tier, expected and realised share of all spend; none where a total is not positive."""
     expected = sum(tier.expected_spend for tier in tiers)
     realised = sum(tier.realised_spend for tier in tiers)

@@ -150,10 +150,8 @@ class Policy(_Strict):
 
     @model_validator(mode="after")
     def _can_be_followed(self) -> "Policy":
-        for wrong in (
-            _names(self), _keys(self), _measures(self), _borders(self), _boxes(self), _rules(self),
-        ):  # fmt: skip
-            if wrong is not None:
+        for check in (_names, _keys, _measures, _borders, _boxes, _rules):
+            if (wrong := check(self)) is not None:
                 raise ValueError(wrong)
         return self
 
@@ -229,12 +227,16 @@ PARTS: Mapping[str, type[BaseModel]] = {
 }
 
 
+ONE_OF = {"tiers": "tier", "overrides": "override"}
+
+
 def _said(problem: Any) -> str:
     """One problem of pydantic in words. What the file says is not repeated where it could be
     somebody's name."""
     *where, last = problem["loc"] or ("",)
     place = " ".join(
-        str(part + 1) if isinstance(part, int) else str(part).removesuffix("s") for part in where
+        str(part + 1) if isinstance(part, int) else ONE_OF.get(str(part), str(part))
+        for part in where
     )
     inside = f" in {place}" if place else ""
     kind, said = problem["type"], problem["msg"].removeprefix("Value error, ")
@@ -246,6 +248,12 @@ def _said(problem: Any) -> str:
         return f"`{last}` is missing{inside}"
     if kind == "enum":
         return f"unknown {last} {problem['input']!r}; there are {', '.join(Method)}"
+    if kind == "tuple_type":
+        return f"`{last}`{inside} must be a list"
+    if kind == "model_type":
+        part = PARTS[str(where[0] if where else last)]
+        which = f"{ONE_OF[str(where[0])]} {last + 1}" if isinstance(last, int) else f"`{last}`"
+        return f"{which} must be a mapping of {', '.join(part.model_fields)}"
     if last == "customer":
         return (
             f"`customer`{inside} must be a pseudonym of 32 hexadecimal digits, and no name, "

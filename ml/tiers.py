@@ -32,13 +32,16 @@ BY_MEASURE, BY_HYSTERESIS, BY_TENURE, BY_OVERRIDE, BY_CAP = range(len(DECISIONS)
 class Assignment:
     """What the measure alone says, in the order of the customers given.
 
-    rank: (n,) from 1, the best. value: (n,) the measure, and borders: (tiers - 1,) the least value
-    of each tier but the last, never rising; None where the method is rfm.
+    rank: (n,) from 1, the best. value: (n,) the measure. borders: (tiers - 1,) the least value of
+    each tier but the last, and ceilings: (tiers - 1,) what has to be passed to come into it, never
+    rising; by shares these are the last customer in the tier and the first one below it, else the
+    same number. None where the method is rfm.
     """
 
     rank: Array
     value: Array | None
     borders: Array | None
+    ceilings: Array | None
     policy: Policy
 
     @property
@@ -54,17 +57,6 @@ class Previous:
 
     as_of_date: date
     rows: pa.Table
-
-
-@dataclass(frozen=True)
-class TierSummary:
-    """One tier of a day."""
-
-    tier: str
-    rank: int
-    customers: int
-    expected_spend: float
-    realised_spend: float
 
 
 def draw(frame: Frame, policy: Policy) -> Assignment:
@@ -85,18 +77,18 @@ def draw(frame: Frame, policy: Policy) -> Assignment:
         if not np.isfinite(column).all():
             raise ValueError(f"tiers need one finite {name} for each customer")
     if policy.method is Method.rfm:
-        return Assignment(_in_boxes(list(values.values()), policy), None, None, policy)
+        return Assignment(_in_boxes(list(values.values()), policy), None, None, None, policy)
     value = _on_one_line(list(values.values()))
     if policy.method is Method.quantile:
-        rank, borders = _by_share(value, customers, policy)
+        rank, borders, ceilings = _by_share(value, customers, policy)
     else:
         borders = (
             np.array([tier.at_least for tier in policy.tiers[:-1]], dtype=float)
             if policy.method is Method.threshold
             else _between_clusters(value, policy.method, len(policy.tiers))
         )
-        rank = _below(value, borders)
-    return Assignment(rank, value, borders, policy)
+        rank, ceilings = _below(value, borders), borders
+    return Assignment(rank, value, borders, ceilings, policy)
 
 
 def assign(frame: Frame, policy: Policy, day: date, previous: Previous | None) -> pa.Table:
@@ -148,23 +140,6 @@ def assign(frame: Frame, policy: Policy, day: date, previous: Previous | None) -
     })  # fmt: skip
 
 
-def summarise(
-    assignment: Assignment, expected_spend: Array, realised_spend: Array
-) -> list[TierSummary]:
-    """Customers, expected and realised spend of every tier, best first, empty tiers too."""
-    of_tier = [assignment.rank == rank for rank in range(1, len(assignment.policy.tiers) + 1)]
-    return [
-        TierSummary(
-            tier=tier.name,
-            rank=rank,
-            customers=int(rows.sum()),
-            expected_spend=float(expected_spend[rows].sum()),
-            realised_spend=float(realised_spend[rows].sum()),
-        )
-        for rank, (tier, rows) in enumerate(zip(assignment.policy.tiers, of_tier, strict=True), 1)
-    ]
-
-
 def _on_one_line(values: Sequence[Array]) -> Array:
     """One measure is itself; several are the mean of the customers' places in each, 0 to 1."""
     if len(values) == 1:
@@ -178,16 +153,15 @@ def _below(value: Array, borders: Array) -> Array:
     return (1 + borders.size - np.searchsorted(borders[::-1], value, side="right")).astype(np.int64)
 
 
-def _by_share(value: Array, customers: pd.Series, policy: Policy) -> tuple[Array, Array]:
+def _by_share(value: Array, customers: pd.Series, policy: Policy) -> tuple[Array, Array, Array]:
     order = _best_first(value, pa.array(customers))
     shares = np.cumsum([tier.share or 0 for tier in policy.tiers])
     ends = np.floor(np.round(shares * value.size, 6) + 0.5).astype(int)
     ends[-1] = value.size
     rank = np.empty(value.size, dtype=np.int64)
     rank[order] = np.searchsorted(ends, np.arange(value.size), side="right") + 1
-    inner = ends[:-1]
-    borders = np.where(inner > 0, value[order][np.maximum(inner - 1, 0)], np.inf)
-    return rank, borders
+    ordered = np.concatenate([[np.inf], value[order], [-np.inf]])
+    return rank, ordered[ends[:-1]], ordered[ends[:-1] + 1]
 
 
 def _best_first(value: Array, customers: pa.Array) -> Array:
@@ -296,11 +270,9 @@ def _held(drawn: Assignment, before: _Before, today: np.datetime64) -> tuple[Arr
     if rule is None or not before.rank.any():
         return drawn.rank.copy(), decided
     best = worst = drawn.rank
-    if drawn.value is not None and drawn.borders is not None:
-        margin = rule.margin * np.abs(drawn.borders)
-        margin[np.isinf(margin)] = 0
-        best = np.minimum(best, _below(drawn.value, drawn.borders - margin))
-        worst = np.maximum(worst, _below(drawn.value, drawn.borders + margin))
+    if drawn.value is not None and drawn.borders is not None and drawn.ceilings is not None:
+        best = np.minimum(best, _below(drawn.value, _moved(drawn.borders, -rule.margin)))
+        worst = np.maximum(worst, _below(drawn.value, _moved(drawn.ceilings, rule.margin)))
     side = np.sign(drawn.rank - before.rank)
     was_past = (side == before.side) & ~np.isnat(before.past_border_since)
     since = np.where(was_past, before.past_border_since, today)
@@ -311,6 +283,10 @@ def _held(drawn: Assignment, before: _Before, today: np.datetime64) -> tuple[Arr
     rank = np.where(before.rank == 0, drawn.rank, np.where(waited, moved, before.rank))
     decided[rank != drawn.rank] = BY_HYSTERESIS
     return rank, decided
+
+
+def _moved(borders: Array, margin: float) -> Array:
+    return borders + np.where(np.isfinite(borders), margin * np.abs(borders), 0)
 
 
 def _override(rank: Array, decided: Array, customers: pa.Array, policy: Policy, day: date) -> Array:

@@ -221,8 +221,15 @@ inner join scores.tier_totals as totals using (version_id)
 left join scores.tier_totals as before
     on before.version_id = versions.previous_version_id
     and before.tier = totals.tier
-left join scores.tier_evaluation as evaluation
-    on evaluation.model_name = versions.model_name
+left join (
+    select
+        *,
+        max(as_of_date) over (partition by model_name, model_version, policy_version)
+            as newest
+    from scores.tier_evaluation
+) as evaluation
+    on evaluation.as_of_date = evaluation.newest
+    and evaluation.model_name = versions.model_name
     and evaluation.model_version = versions.model_version
     and evaluation.policy_version = versions.policy_version
     and evaluation.tier = totals.tier
@@ -292,20 +299,37 @@ select
     evaluation.customers,
     evaluation.expected_spend,
     evaluation.realised_spend,
-    round(evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over (), 0), 4)
+    round(evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over origin, 0), 4)
         as share,
     round(
-        evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over (), 0)
-        / nullif(evaluation.customers / nullif(sum(evaluation.customers) over (), 0), 0),
+        evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over origin, 0)
+        / nullif(evaluation.customers / nullif(sum(evaluation.customers) over origin, 0), 0),
         2
     ) as lift,
-    evaluation.precision,
-    evaluation.recall,
-    evaluation.f1
+    evaluation.expected_buyers,
+    evaluation.buyers,
+    case
+        when evaluation.tier_rank = 1
+            then evaluation.truly_top / nullif(evaluation.customers::float8, 0)
+    end as precision,
+    case
+        when evaluation.tier_rank = 1
+            then
+                evaluation.truly_top
+                / nullif((sum(evaluation.truly_top) over origin)::float8, 0)
+    end as recall,
+    case
+        when evaluation.tier_rank = 1
+            then
+                2 * evaluation.truly_top / nullif(
+                    (evaluation.customers + sum(evaluation.truly_top) over origin)::float8, 0
+                )
+    end as f1
 from ops.published as published
 inner join ops.versions as versions using (version_id)
 inner join scores.tier_evaluation as evaluation
-    using (model_name, model_version, policy_version);
+    using (model_name, model_version, policy_version)
+window origin as (partition by evaluation.as_of_date);
 
 create or replace view analytics.model_scoreboard as
 select

@@ -223,7 +223,7 @@ comment on column analytics.segment_summary.description_zh is
     'What is typical of them, in Chinese.';
 
 comment on view analytics.tier_evaluation is
-    'One row per tier: how the tiers of the published model and policy did on a held-out window.';
+    'One row per held-out window and tier: how the tiers of the published model and policy did.';
 comment on column analytics.tier_evaluation.as_of_date is
     'The day on which the tiers were drawn, by a model that had seen nothing later.';
 comment on column analytics.tier_evaluation.customers is
@@ -236,6 +236,10 @@ comment on column analytics.tier_evaluation.share is
     'Share of all realised spend that this tier spent.';
 comment on column analytics.tier_evaluation.lift is
     'share, by the tier''s share of the customers: 5 is five times an average customer.';
+comment on column analytics.tier_evaluation.expected_buyers is
+    'How many of them were expected to order in the window: the sum of their chances.';
+comment on column analytics.tier_evaluation.buyers is
+    'How many of them did.';
 comment on column analytics.tier_evaluation.precision is
     'Of the top tier: share of its customers who were among as many that spent most. Null for the '
     'others.';

@@ -253,7 +253,8 @@ def write_version(
     list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
     customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend, and any other
     column of scores.customer_tiers; one row per customer. `segments`: by their names, the tables of
-    scores that say who shops alike, without their version. `fencing_token`: of `begin`; without one the scoring begins now.
+    scores that say who shops alike, without their version. `fencing_token`: of `begin`; without one
+    the scoring begins now.
     Raises Refused: a scoring that began later has written this version.
     """
     version_id = version.version_id

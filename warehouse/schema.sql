@@ -467,8 +467,10 @@ create table if not exists scores.customer_embeddings (
     primary key (as_of_date, customer_id)
 );
 
--- How the policy's tiers did on the newest closed window, on customers scored by a model that
--- had not seen it. Belongs to the model version.
+-- How the policy's tiers did on closed windows, on customers scored by a model that had not seen
+-- them; as_of_date is the window's first day. Belongs to the model version. expected_buyers: the sum of
+-- purchase probabilities. truly_top: customers of the tier who were among those that spent most, as
+-- many as the first tier holds. The last three are null in rows from before they were kept.
 create table if not exists scores.tier_evaluation (
     model_name text not null,
     model_version text not null,
@@ -478,15 +480,17 @@ create table if not exists scores.tier_evaluation (
     tier_rank integer not null,
     customers bigint not null,
     expected_spend numeric(16, 2) not null,
-    realised_spend numeric(16, 2) not null,
-    primary key (model_name, model_version, policy_version, tier)
+    realised_spend numeric(16, 2) not null
 );
 
--- Of the top tier, against as many customers who really spent most; null for the others.
 alter table scores.tier_evaluation
-add column if not exists precision double precision,
-add column if not exists recall double precision,
-add column if not exists f1 double precision;
+drop constraint if exists tier_evaluation_pkey,
+add column if not exists expected_buyers double precision,
+add column if not exists buyers bigint,
+add column if not exists truly_top bigint;
+
+create unique index if not exists tier_evaluation_by_window
+on scores.tier_evaluation (model_name, model_version, policy_version, as_of_date, tier);
 
 -- Points of the curves that a figure draws, pooled over the origins of the scoreboard. gain: share of
 -- the customers, ranked first, against their share of the spend; calibration: expected spend of a

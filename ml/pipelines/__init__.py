@@ -2,6 +2,7 @@
 
 from ml.pipelines.backtesting import BACKTESTS, backtest, newest_origins
 from ml.pipelines.embedding import SEQUENCE, embed, explain, look_alikes
+from ml.pipelines.policies import read_policy, try_policy
 from ml.pipelines.registry import ALIAS, promote, rollback
 from ml.pipelines.scoring import score
 from ml.pipelines.tracking import MODEL, REGISTERED
@@ -21,8 +22,10 @@ __all__ = [
     "look_alikes",
     "newest_origins",
     "promote",
+    "read_policy",
     "rollback",
     "score",
     "train",
+    "try_policy",
     "tune",
 ]

@@ -2,16 +2,15 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import date
 
 import mlflow
-import numpy as np
 import pandas as pd
 
 from ml import backtest as judging
-from ml import cutoffs, tiers
+from ml import cutoffs, promotion, tier_evaluation
 from ml.baselines import Estimator
+from ml.pipelines.policies import read_policy
 from ml.pipelines.reading import (
     Build,
     Say,
@@ -20,7 +19,6 @@ from ml.pipelines.reading import (
     listed,
     read_days,
     read_labels,
-    read_policy,
 )
 from ml.pipelines.tracking import (
     MODEL,
@@ -28,10 +26,10 @@ from ml.pipelines.tracking import (
     log_figures,
     log_input,
     log_scoreboard,
+    log_tiers,
     open_mlflow,
     tags_of,
 )
-from ml.tier_policy import FORECASTS, Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls
 from warehouse.settings import Settings, WrongUsage
@@ -77,6 +75,10 @@ def backtest(
     say("Reading features")
     frame = read_days(urls, needed)
     labels = read_labels(urls, needed, [horizon_days, learned_days])
+    said: list[pd.DataFrame] = []
+    if MODEL in models:
+        estimator, said = promotion.remembered(models[MODEL], policy.columns)
+        models = {**models, MODEL: estimator}
     with contextlib.ExitStack() as files:
         events = None
         if on_events:
@@ -112,25 +114,10 @@ def backtest(
         log_input(frame, labels, "evaluation")
         log_scoreboard(judged, tags)
         log_figures(judged)
-        if MODEL in judged.pooled:
-            rows = [asdict(row) for row in tiers_of_newest(judged, frame, policy)]
-            mlflow.log_table(pd.DataFrame(rows), "tiers.json")
+        if said:
+            of_horizon = labels[labels["horizon_days"] == horizon_days]
+            log_tiers(tier_evaluation.evaluate_windows(said, of_horizon, policy))
     return judged
-
-
-def tiers_of_newest(
-    judged: judging.Backtest, frame: pd.DataFrame, policy: Policy
-) -> list[tiers.TierSummary]:
-    """The tiers of customers whose window the model had not seen. frame: their features, at least
-    of the newest origin."""
-    newest = judged.newest
-    said = newest.predictions[MODEL]
-    told = {name: getattr(said, name) for name in FORECASTS}
-    day = frame[frame["as_of_date"] == pd.Timestamp(newest.as_of_date)]
-    kept = day[["customer_id", *(name for name in policy.columns if name in frame)]]
-    seen = pd.DataFrame({"customer_id": newest.customer_id}).merge(kept, "left").assign(**told)
-    drawn = tiers.draw(seen, policy)
-    return tiers.summarise(drawn, np.asarray(said.expected_spend), newest.spend)
 
 
 def _candidates(chosen: Sequence[str]) -> tuple[Estimators, Estimators, list[str]]:

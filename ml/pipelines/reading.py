@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from psycopg.errors import UndefinedTable
 
-from ml import reasons, streams, tier_policy
+from ml import reasons, streams
 from ml.streams import Streams
 from warehouse.connections import Urls, connect, read_arrow, spill_arrow
 from warehouse.settings import Settings, TierhouseError, WrongUsage
@@ -22,20 +22,6 @@ KEYS = ("customer_id", "as_of_date")
 TABLE = "features.customer_features"
 _EVENTS = f"select customer_id, {', '.join(streams.DTYPES)} from features.customer_events"
 _IN_ORDER = 'order by customer_id collate "C", position'
-
-
-def read_policy(settings: Settings) -> tier_policy.Policy:
-    """The policy of the installation. Raises WrongUsage: it cannot be followed."""
-    try:
-        return tier_policy.read_policy(settings.tier_policy)
-    except tier_policy.PolicyError as error:
-        raise WrongUsage(f"{sentence(error)} Nothing was written.") from None
-
-
-def sentence(error: Exception) -> str:
-    """What the core said, as a sentence."""
-    said = str(error)
-    return f"{said[0].upper()}{said[1:].removesuffix('.')}."
 
 
 @contextmanager

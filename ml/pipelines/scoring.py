@@ -13,20 +13,19 @@ import pandas as pd
 import pyarrow as pa
 from mlflow.entities.model_registry import ModelVersion
 
-from ml import horizons, lightgbm_hurdle, reasons, sufficiency, tiers
+from ml import horizons, lightgbm_hurdle, reasons, sufficiency
 from ml.metrics import Prediction
-from ml.pipelines import segmenting
-from ml.pipelines.reading import Say, parts, read_policy, sentence, spill_day
+from ml.pipelines import policies, segmenting
+from ml.pipelines.policies import read_policy
+from ml.pipelines.reading import Say, parts, spill_day
 from ml.pipelines.registry import find_champion, load, trained_as_of
 from ml.pipelines.tracking import REGISTERED, open_mlflow
 from ml.sufficiency import Rung
-from ml.tier_policy import FORECASTS, HISTORIES, QUINTILES, Policy
+from ml.tier_policy import Policy
 from warehouse import publishing
 from warehouse.building import read_history
 from warehouse.connections import Urls, exclusive
 from warehouse.settings import Settings, TierhouseError
-
-KEPT = (*QUINTILES, *HISTORIES, "tenure_days")  # what tier policies read of a customer's history
 
 
 def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
@@ -105,8 +104,8 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
 
 class _Scored(NamedTuple):
     """A day's customers, what is expected of them, why (as the JSON that schema.sql describes), and
-    by what; how: the same in words. history: of KEPT, what the day has. shopping: how they shop
-    (`segmenting.COLUMNS`)."""
+    by what; how: the same in words. history: of policies.HISTORY, what the day has. shopping: how
+    they shop (`segmenting.COLUMNS`)."""
 
     customer_id: pa.ChunkedArray
     history: pd.DataFrame
@@ -123,7 +122,7 @@ def _score_parts(
 ) -> _Scored:
     """The trees and the reasons part by part; what is true of the shop, of all parts together."""
     outlook = load(champion)
-    wanted = {"as_of_date", *KEPT, *horizons.population_columns(outlook)}
+    wanted = {"as_of_date", *policies.HISTORY, *horizons.population_columns(outlook)}
     threads = os.cpu_count() or 1
     customers, said, why, told, shopping = [], [], [], [], []
     for part in parts(file):
@@ -219,64 +218,22 @@ def _money(values: np.ndarray | None, customers: int) -> pa.Array:
 
 
 def _history(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[[name for name in KEPT if name in frame]]
+    return frame[[name for name in policies.HISTORY if name in frame]]
 
 
 def _tiers(
     urls: Urls, scored: _Scored, policy: Policy, day: date, before: publishing.Published | None
 ) -> pa.Table:
     """The rows of scores.customer_tiers: drawn by what is written."""
-    frame = with_forecast(scored.history, scored.forecast, policy)
-    frame["customer_id"] = pd.array(scored.customer_id, dtype=pd.StringDtype())
-    refuse_unknown(urls, policy, day, frame["customer_id"])
-    previous = before and tiers.Previous(before.as_of_date, before.tiers)
-    try:
-        drawn = tiers.assign(frame, policy, day, previous)
-    except ValueError as error:
-        raise TierhouseError(
-            f"The tiers cannot be drawn: {sentence(error)} Nothing was written."
-        ) from None
-    spend = np.asarray(scored.forecast.asked.expected_spend).round(2)
-    return drawn.append_column("expected_spend", pa.array(spend))
-
-
-def with_forecast(
-    history: pd.DataFrame, forecast: horizons.Forecast, policy: Policy
-) -> pd.DataFrame:
-    """What the policy reads of customers, expected spend as it is written.
-
-    Raises TierhouseError: a column that this forecast or this day does not have.
-    """
+    forecast = scored.forecast
     days = policy.horizon_days or forecast.asked_days
-    if days not in forecast.by_horizon:
-        there = ", ".join(map(str, forecast.by_horizon))
-        raise TierhouseError(
-            f"The tier policy asks for a horizon of {days} days, and scores have {there}. Nothing "
-            f"was written."
-        )
-    said = forecast.by_horizon[days]
-    forecasts = {name: getattr(said, name) for name in FORECASTS}
-    frame = history.assign(**{name: v for name, v in forecasts.items() if v is not None})
-    frame["expected_spend"] = frame["expected_spend"].round(2)
-    if missing := [name for name in policy.columns if name not in frame]:
-        raise TierhouseError(
-            f"The tier policy measures {missing[0]}, which these scores of {days} days do not say. "
-            f"Choose another measure or horizon. Nothing was written."
-        )
-    return frame
-
-
-def refuse_unknown(urls: Urls, policy: Policy, day: date, customers: pd.Series) -> None:
-    """Raises TierhouseError: an override of somebody who never was a customer. A typing error, or
-    pseudonyms from before the key was changed."""
-    wanted = [override.customer for override in policy.overrides_on(day)]
-    missing = sorted(set(wanted) - set(customers[customers.isin(wanted)]))
-    if unknown := publishing.unknown_customers(urls, missing):
-        raise TierhouseError(
-            f"The tier policy overrides {unknown[0]}, and no customer has this pseudonym. "
-            f"`tierhouse lookup` says whose is which; take the override out, or mend it. Nothing "
-            f"was written."
-        )
+    policies.refuse_horizon(days, forecast.by_horizon)
+    frame = scored.history.assign(**policies.forecasts(forecast.by_horizon[days]))
+    policies.refuse_missing(policy, days, frame)
+    frame["customer_id"] = pd.array(scored.customer_id, dtype=pd.StringDtype())
+    drawn = policies.draw(urls, frame, policy, day, before)
+    spend = np.asarray(forecast.asked.expected_spend).round(2)
+    return drawn.append_column("expected_spend", pa.array(spend))
 
 
 def _reasons(

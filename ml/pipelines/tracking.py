@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from hashlib import sha256
 from typing import Any
@@ -21,11 +22,12 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from ml import backtest as judging
-from ml import figures
+from ml import figures, tier_evaluation
 from ml.classifiers import CLASSIFIERS
 from ml.metrics import DIRECTIONS
 from ml.pipelines.reading import KEYS, TABLE
 from ml.streams import Streams
+from ml.tier_evaluation import TierResult
 from warehouse.connections import Urls, make_database
 from warehouse.settings import PROJECT, Settings, TierhouseError
 
@@ -167,6 +169,16 @@ def log_figures(judged: judging.Backtest) -> None:
         asked = [name, *(one for one in CLASSIFIERS if one in newest.predictions)]
         mlflow.log_figure(figures.roc(judged, asked), "figures/high_value_roc.png")
         mlflow.log_figure(figures.confusion(judged, asked), "figures/high_value_confusion.png")
+
+
+def log_tiers(windows: Mapping[date, Sequence[TierResult]]) -> None:
+    """The tiers of every window as a table, what they are worth as metrics, and their figure."""
+    rows = [
+        {"as_of_date": day.isoformat(), **asdict(row)} for day in windows for row in windows[day]
+    ]
+    mlflow.log_table(pd.DataFrame(rows), "tiers.json")
+    mlflow.log_metrics(finite(tier_evaluation.metrics(windows)))
+    mlflow.log_figure(figures.tiers(windows), "figures/tiers.png")
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

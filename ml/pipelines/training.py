@@ -1,7 +1,7 @@
 """Judge, fit, register and ask the gate; and look for better settings of the trees."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import date, timedelta
 
 import mlflow
@@ -20,10 +20,11 @@ from ml import (
     promotion,
     reasons,
     sufficiency,
+    tier_evaluation,
     tuning,
 )
 from ml.baselines import Estimator
-from ml.pipelines.backtesting import tiers_of_newest
+from ml.pipelines.policies import read_policy
 from ml.pipelines.reading import (
     KEYS,
     Build,
@@ -33,7 +34,6 @@ from ml.pipelines.reading import (
     listed,
     read_days,
     read_labels,
-    read_policy,
 )
 from ml.pipelines.registry import (
     WITHOUT_CHAMPION,
@@ -51,13 +51,16 @@ from ml.pipelines.tracking import (
     log_figures,
     log_input,
     log_scoreboard,
+    log_tiers,
     open_mlflow,
     tags_of,
 )
 from ml.sufficiency import Rung
+from ml.tier_evaluation import TierResult
 from ml.tier_policy import Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls, connect
+from warehouse.publishing import keep_policy
 from warehouse.settings import Settings
 
 TUNINGS = "customer_value_tuning"
@@ -126,7 +129,7 @@ def train(
         model, everything, read_labels(urls, days, horizons.HORIZONS), known_until
     )
     standing = _judge_champion(champion, model, estimator, judged, frame, labels, say)
-    drawn = promotion.summed_tiers(said, labels, policy)
+    drawn = tier_evaluation.evaluate_windows(said, labels, policy)
     frame, labels = frame[learned], labels[learned]
     del everything
     verdict = promotion.decide(
@@ -137,7 +140,7 @@ def train(
             horizon_days=horizon,
             learned_days=horizon,
             columns=columns,
-            tiers=drawn,
+            tiers=tier_evaluation.summed(drawn.values()),
             champion=standing,
         )
     )
@@ -158,12 +161,13 @@ def train(
         log_input(frame, labels, "training")
         log_scoreboard(judged, tags)
         log_figures(judged)
+        log_tiers(drawn)
         mlflow.log_figure(figures.importance(model), "figures/feature_importance.png")
         _log_explanation(model, frame)
         card = model_card.to_markdown(outlook, judged, MODEL, as_of, learned_from, report)
         mlflow.log_text(card, "model_card.md")
         version = register(outlook, frame, tags, card)
-    _write_evaluation(urls, judged, frame, policy, version)
+    _write_evaluation(urls, judged, drawn, policy, version)
     became = promote_if_passed(urls, version, as_of, champion, verdict)
     return Trained(
         f"Version {version} of {REGISTERED} is registered{became} It learned from "
@@ -374,11 +378,14 @@ def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
 
 
 def _write_evaluation(
-    urls: Urls, judged: judging.Backtest, frame: pd.DataFrame, policy: Policy, version: str
+    urls: Urls,
+    judged: judging.Backtest,
+    drawn: Mapping[date, Sequence[TierResult]],
+    policy: Policy,
+    version: str,
 ) -> None:
-    """Keep the scoreboard and the tiers of the newest origin where analysts can read them."""
-    newest = judged.newest
-    by_tier = tiers_of_newest(judged, frame, policy)
+    """Keep the scoreboard and the tiers of every origin where analysts can read them."""
+    keep_policy(urls, policy.version, policy.to_json())
     metrics = [
         (name, origin, metric, value)
         for origin, models in (
@@ -395,13 +402,16 @@ def _write_evaluation(
                 [REGISTERED, version],
             )
         cursor.executemany(
-            "insert into scores.tier_evaluation values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "insert into scores.tier_evaluation (model_name, model_version, policy_version, "
+            "as_of_date, tier, tier_rank, customers, expected_spend, realised_spend, "
+            "expected_buyers, buyers, truly_top) "
+            "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
-                (REGISTERED, version, policy.version, newest.as_of_date, row.tier, row.rank,
-                 row.customers, row.expected_spend, row.realised_spend)
-                for row in by_tier
+                (REGISTERED, version, policy.version, day, *astuple(row))
+                for day, rows in drawn.items()
+                for row in rows
             ],
-        )  # fmt: skip
+        )
         cursor.executemany(
             "insert into scores.model_metrics values (%s, %s, %s, %s, %s, %s, %s)",
             [(REGISTERED, version, judged.horizon_days, *row) for row in metrics],

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml import backtest, lightgbm_hurdle, promotion, tiers
+from ml import backtest, lightgbm_hurdle, promotion, tier_evaluation, tier_policy
 from ml.baselines import BASELINES, Estimator
 from ml.promotion import Challenger, Champion, Decision
 
@@ -19,12 +19,12 @@ HURDLE = Estimator(partial(lightgbm_hurdle.fit, config=SMALL), lightgbm_hurdle.p
 NAME = "hurdle"
 # The spend rate is what this shop's customers really do, so nothing can be better than it.
 BEATABLE = {name: BASELINES[name] for name in ("mean", "order_count", "recency")}
-POLICY = tiers.read_policy()
+POLICY = tier_policy.read_policy()
 
 
 class Judged(NamedTuple):
     board: backtest.Backtest
-    tiers: list[tiers.TierSummary]
+    tiers: list[tier_evaluation.TierResult]
 
 
 def judge(shop, estimator=HURDLE, features=None, labels=None, **settings):
@@ -38,7 +38,8 @@ def judge(shop, estimator=HURDLE, features=None, labels=None, **settings):
         settings.pop("horizon_days", shop.horizon_days),
         **{"models": {NAME: kept}, "baselines": BEATABLE, "resamples": 50, **settings},
     )
-    return Judged(board, promotion.summed_tiers(said, labels, POLICY))
+    windows = tier_evaluation.evaluate_windows(said, labels, POLICY)
+    return Judged(board, tier_evaluation.summed(windows.values()))
 
 
 def fitted(shop, estimator=HURDLE, features=None, labels=None, horizon_days=None):
@@ -387,28 +388,6 @@ def test_the_note_names_every_rule_every_reason_and_every_metric(shop, judged, g
     assert "| same_champion | another one came first |" in note
     tables = [line for line in note.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {4, 7}
-
-
-def test_tiers_are_drawn_in_every_window_and_summed(shop):
-    kept, said = promotion.remembered(HURDLE)
-    baselines = {"mean": BASELINES["mean"]}
-    board = backtest.run(
-        shop.features, shop.labels, shop.days[-4:], 30, {NAME: kept}, baselines, resamples=2
-    )
-    found = promotion.summed_tiers(said, shop.labels.sample(frac=1, random_state=0), POLICY)
-    assert sum(tier.customers for tier in found) == sum(o.customers for o in board.origins)
-    newest = board.newest
-    predicted = newest.predictions[NAME].expected_spend
-    drawn = tiers.assign(predicted, newest.customer_id, POLICY)
-    of_newest = promotion.summed_tiers(said[-1:], shop.labels, POLICY)
-    assert of_newest == tiers.summarise(drawn, predicted, newest.spend)
-    of_each = [promotion.summed_tiers([window], shop.labels, POLICY) for window in said]
-    for tier, *parts in zip(found, *of_each, strict=True):
-        assert {(part.tier, part.rank) for part in parts} == {(tier.tier, tier.rank)}
-        assert tier.realised_spend == pytest.approx(sum(part.realised_spend for part in parts))
-        assert tier.expected_spend == pytest.approx(sum(part.expected_spend for part in parts))
-    with pytest.raises(ValueError, match="no label"):
-        promotion.summed_tiers(said, shop.labels[shop.labels["as_of_date"] < "2025"], POLICY)
 
 
 P, R, B = Decision.promoted, Decision.refused, Decision.rolled_back
