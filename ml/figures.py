@@ -268,7 +268,7 @@ def segments(found: Segments, profiles: Sequence[Profile]) -> Figure:
     shades = LinearSegmentedColormap.from_list("shades", [ACTUAL, "#ffffff", MODEL])
     axes.imshow(definition.standardised, cmap=shades, vmin=-2, vmax=2, aspect="auto")
     for (row, column), value in np.ndenumerate(definition.centres):
-        is_dark = abs(definition.standardised[row, column]) > 1.4
+        is_dark = abs(definition.standardised[row, column]) > 1.6
         axes.text(
             column, row, f"{value:,.0f}" if value >= 10 else f"{value:.2g}",
             ha="center", va="center", fontsize=9, color="white" if is_dark else "#202124",

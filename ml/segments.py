@@ -380,11 +380,11 @@ def _still_there(centres: Array, definition: Definition, previous: Definition) -
     moved = cdist(centres[:, now], before)
     apart = cdist(before, before)
     np.fill_diagonal(apart, np.inf)
-    pairs = zip(*linear_sum_assignment(moved), strict=True)
+    farthest = apart.min(axis=1) / 2
+    # A segment that is gone has no match: how far it is from all others must not move theirs.
+    pairs = zip(*linear_sum_assignment(np.minimum(moved, farthest)), strict=True)
     return {
-        int(place): previous.names[old]
-        for place, old in pairs
-        if moved[place, old] < apart[old].min() / 2
+        int(place): previous.names[old] for place, old in pairs if moved[place, old] < farthest[old]
     }
 
 
