@@ -1,0 +1,45 @@
+"""How the model did on held-out windows beside the baselines, and how the tiers did."""
+
+import streamlit as st
+
+from serving import queries
+from serving.dashboard import charts, tables
+from serving.queries import Ask
+from serving.terminal import SCOREBOARD
+from serving.texts import Say
+
+
+def show(ask: Ask, say: Say) -> None:
+    metrics = ask(queries.SCOREBOARD)
+    if metrics.empty:
+        st.info(say("no_model"))
+        return
+    pooled = metrics[metrics["origin"].isna()]
+    board = pooled.pivot(index="candidate", columns="metric", values="value")
+    board = board.reindex(columns=[*SCOREBOARD]).sort_values("normalized_gini", ascending=False)
+    st.subheader(say("scoreboard"))
+    tables.show(board.reset_index(), ("candidate", *SCOREBOARD), say)
+    st.caption(say("scoreboard_help"))
+    curves = ask(queries.CURVES)
+    left, right = st.columns(2, gap="large")
+    for place, kind, chart in (
+        (left, "gain", charts.gain),
+        (right, "calibration", charts.calibration),
+    ):
+        with place:
+            st.subheader(say(kind))
+            of_kind = curves[curves["kind"] == kind]
+            st.altair_chart(chart(of_kind, say)) if len(of_kind) else st.caption(say("no_curves"))
+    st.subheader(say("by_origin"))
+    metric = st.segmented_control(
+        say("metric"), [*SCOREBOARD], format_func=say, default="normalized_gini", required=True
+    )
+    by_origin = metrics[metrics["origin"].notna() & (metrics["metric"] == metric)]
+    st.altair_chart(charts.origins(by_origin, say))
+    st.subheader(say("tiers_judged"))
+    evaluation = ask(queries.EVALUATION)
+    left, right = st.columns([2, 3], gap="large")
+    left.altair_chart(charts.judged(evaluation, say))
+    with right:
+        tables.show(evaluation, tables.EVALUATION, say)
+        st.caption(say("tiers_judged_help"))
