@@ -59,6 +59,13 @@ class Stage(StrEnum):
     tiers = "tiers"
 
 
+class Language(StrEnum):
+    """What a report can be written in."""
+
+    en = "en"
+    zh = "zh"
+
+
 class Format(StrEnum):
     """How `sql` prints."""
 
@@ -502,6 +509,38 @@ def publish(as_of: AsOf) -> None:
     from warehouse.connections import open_warehouse
 
     _say(publishing.publish(open_warehouse(read_settings()), _day(as_of)))
+
+
+@app.command()
+def report(
+    as_of: AsOf,
+    language: Annotated[Language, typer.Option(help="English, or Chinese.")] = Language.en,
+) -> None:
+    """Write what happened to the customers' value on the published day, as one page.
+
+    HTML that needs no network, and Markdown, in `reports/` of the home; both are kept in MLflow.
+    Ends with 76 when analysts read another day.
+
+    Example: `tierhouse report --as-of 2018-01-01`
+    """
+    from ml import pipelines
+    from serving import report as insight
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    day = _day(as_of)
+    with console.status("Writing the report"):
+        try:
+            files = insight.write(
+                urls.analyst, day, language, settings.home / "reports",
+                pipelines.reason_names(language),
+            )  # fmt: skip
+        except insight.OtherDay as said:
+            _say(str(said))
+            raise typer.Exit(insight.OTHER_DAY) from None
+        pipelines.keep_report(settings, urls, day, files)
+    _say(f"Open {files.page} in a browser; {files.markdown.name} beside it says the same.")
 
 
 @app.command()

@@ -5,7 +5,6 @@ Each block is a query of `analytics` and what came of it; the query stands below
 no font, no picture from elsewhere. Of the same version it is the same page, byte for byte.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -164,7 +163,7 @@ def write(
         page = template.render(say=say, language=language, day=day, sections=sections)
         draft = file.with_name(f".{file.name}.{uuid4().hex}")
         draft.write_text(page, encoding="utf-8")
-        os.replace(draft, file)  # whoever reads it reads a whole one
+        draft.replace(file)  # whoever reads it reads a whole one
     return files
 
 

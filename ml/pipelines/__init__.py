@@ -3,6 +3,7 @@
 from ml.pipelines.backtesting import BACKTESTS, backtest, newest_origins
 from ml.pipelines.embedding import SEQUENCE, embed, look_alikes
 from ml.pipelines.registry import ALIAS, promote, rollback
+from ml.pipelines.reporting import keep_report, reason_names
 from ml.pipelines.scoring import score
 from ml.pipelines.tracking import MODEL, REGISTERED
 from ml.pipelines.training import TUNINGS, Trained, train, tune
@@ -17,9 +18,11 @@ __all__ = [
     "Trained",
     "backtest",
     "embed",
+    "keep_report",
     "look_alikes",
     "newest_origins",
     "promote",
+    "reason_names",
     "rollback",
     "score",
     "train",
