@@ -17,7 +17,7 @@ from psycopg import sql
 from warehouse import contract, embedded
 from warehouse.settings import PROJECT, Settings, TierhouseError
 
-SCHEMA = PROJECT / "warehouse" / "schema.sql"
+SCHEMA = [PROJECT / "warehouse" / name for name in ("schema.sql", "analytics.sql", "comments.sql")]
 # Which schemas a reading role sees. Personal data is for pii_reader alone; `raw` and `quarantine`
 # are for none of them.
 GRANTS = {
@@ -198,7 +198,7 @@ def _no_answer(url: str, reason: str) -> str:
 
 def _prepare(url: str, administrator: str) -> None:
     """administrator: the same database, for a role that may make extensions, where there is one."""
-    statements = SCHEMA.read_text() + contract.ddl()
+    statements = "".join(file.read_text() for file in SCHEMA) + contract.ddl()
     mark = f"Tierhouse {sha256((statements + repr(GRANTS)).encode()).hexdigest()[:16]}"
     with connect(url) as connection:
         if connection.info.server_version < 150000:

@@ -2,18 +2,54 @@
 
 A version is one scoring of one day. Its id is a hash of what went in, so the same inputs give the
 same version, and analysts never see a version that is being written or that no gate has passed.
+
+Every scoring takes a fencing token when it begins, and so does a rollback. The pointer never moves
+to a version whose token is older than the one it shows (M. Kleppmann, "How to do distributed
+locking", 2016): whoever was slow, or was drawn after what has been rolled back, has to score again.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pyarrow as pa
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
 
-from warehouse.connections import Urls, connect, connect_bulk, one_row
+from warehouse import retention
+from warehouse.connections import Urls, connect, connect_bulk, one_row, read_arrow
 from warehouse.settings import Refused, TierhouseError
+
+KEEP = 8  # versions whose rows are kept
+# Facts that people ask of a customer, as features.customer_features and scores.customer_tiers name
+# them, and how they come through Arrow.
+FACTS = {
+    "recency_days": "integer",
+    "tenure_days": "integer",
+    "frequency_orders": "integer",
+    "monetary_total": "float8",
+    "average_order_value": "float8",
+    "order_value_last": "float8",
+    "orders_365d": "integer",
+    "spend_365d": "float8",
+    "discount_share": "float8",
+    "return_share": "float8",
+    "rfm_segment": "text",
+    "top_category": "text",
+    "country": "text",
+    "region": "text",
+    "acquisition_channel": "text",
+    "first_order_channel": "text",
+}
+# Of the judged horizon's score, what stands beside the tier.
+SCORE = (
+    "horizon_days", "purchase_probability", "expected_spend_low", "expected_spend_high",
+    "high_value_probability", "next_order_date",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,12 +62,14 @@ class Version:
     model_version: str
     policy_version: str
     input_hash: str
+    previous_version_id: str | None = None  # whose tiers it was drawn after
 
     @property
     def version_id(self) -> str:
         parts = (
             self.as_of_date.isoformat(), str(self.horizon_days), self.model_name,
             self.model_version, self.policy_version, self.input_hash,
+            self.previous_version_id or "",
         )  # fmt: skip
         return sha256("|".join(parts).encode()).hexdigest()[:16]
 
@@ -58,67 +96,282 @@ def input_hash(urls: Urls, day: date) -> str:
     return sha256(f"{customers}|{total}".encode()).hexdigest()[:16]
 
 
-def write_version(
-    urls: Urls, version: Version, scores: pa.Table | pa.RecordBatchReader, tiers: pa.Table
-) -> bool:
-    """Write one version's scores and tiers in one transaction, replacing what it had.
+class Begun(NamedTuple):
+    """A scoring that has begun: its fencing token, and after which version its tiers are drawn."""
 
-    The version that analysts read is not written again, as its inputs are the same: then False.
+    fencing_token: int
+    previous_version_id: str | None
+
+
+def begin(urls: Urls, day: date) -> Begun:
+    """Take a fencing token, and find the newest published version of an earlier day.
+
+    What was rolled back is not published any more; nor is a version found whose rows are pruned.
+    """
+    with connect(urls.warehouse) as connection:
+        (token,) = one_row(connection, "select nextval('ops.fencing_tokens')")
+        previous = connection.execute(
+            "select version_id from ops.published_chain inner join ops.versions as versions "
+            "using (version_id, as_of_date) where as_of_date < %s and pruned_at is null "
+            "order by as_of_date desc limit 1",
+            [day],
+        ).fetchone()
+    return Begun(token, None if previous is None else previous[0])
+
+
+class Day(NamedTuple):
+    """What is known of a day's customers beside their scores: FACTS by customer_id, and who came
+    back by cohort, as scores.cohort_retention has it."""
+
+    facts: pa.Table
+    cohorts: pa.Table
+
+
+def read_day(urls: Urls, day: date) -> Day:
+    """Facts and cohorts of a day that is built. Read them while no build runs."""
+    selected = ", ".join(f"{name}::{kind} as {name}" for name, kind in FACTS.items())
+    facts = read_arrow(
+        urls.warehouse,
+        f"select customer_id, {selected} from features.customer_features "
+        f"where as_of_date = $1::date",
+        [day.isoformat()],
+    )
+    cohorts = read_arrow(
+        urls.warehouse,
+        """
+        with
+
+        customers as (
+            select customer_id, cohort_month
+            from features.customer_features
+            where as_of_date = $1::date
+        ),
+
+        sizes as (
+            select cohort_month, count(*) as customers
+            from customers
+            group by cohort_month
+        ),
+
+        months as (
+            select
+                cohort_month,
+                month::date as month,
+                (
+                    12 * (extract(year from month) - extract(year from cohort_month))
+                    + extract(month from month) - extract(month from cohort_month)
+                )::integer as months_since,
+                sizes.customers
+            from sizes
+            cross join lateral generate_series(
+                cohort_month::timestamp, $1::date - interval '1 month', '1 month'
+            ) as month
+        ),
+
+        activity as (
+            select
+                cohort_month,
+                date_trunc('month', order_date)::date as month,
+                count(distinct customer_id) filter (where orders > 0) as active_customers,
+                sum(net_spend) as spend
+            from intermediate.int_customer_days
+            inner join customers using (customer_id)
+            where order_date < $1::date and known_on <= $1::date
+            group by 1, 2
+        )
+
+        select
+            cohort_month,
+            months_since,
+            customers,
+            coalesce(active_customers, 0) as active_customers,
+            coalesce(spend, 0)::float8 as spend
+        from months
+        left join activity using (cohort_month, month)
+        """,
+        [day.isoformat()],
+    )
+    return Day(facts, cohorts)
+
+
+def write_version(
+    urls: Urls,
+    version: Version,
+    scores: pa.Table | pa.RecordBatchReader,
+    tiers: pa.Table,
+    segments: pa.Table | None = None,
+    day: Day | None = None,
+    fencing_token: int | None = None,
+    run_id: str | None = None,
+) -> bool:
+    """Write one version in one transaction, replacing what it had. Nobody sees it yet.
+
+    A version that was published is not written again while its rows are kept, as its inputs are the
+    same: then False, and it has to pass its gate again to be published again.
 
     `scores`: customer_id, horizon_days, expected_spend, purchase_probability, reasons (text: a JSON
     list), and any other column of scores.customer_scores, as schema.sql describes them; one row per
-    customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend; one row per
-    customer.
+    customer and horizon. `tiers`: customer_id, tier, tier_rank, expected_spend, and any other
+    column of scores.customer_tiers; one row per customer. `segments`: customer_id, rfm_segment,
+    segment. `fencing_token`: of `begin`; without one the scoring begins now.
+    Raises Refused: a scoring that began later has written this version.
     """
-    constants: dict[str, Any] = {
-        "version_id": version.version_id,
-        "as_of_date": version.as_of_date.isoformat(),
-        "model_name": version.model_name,
-        "model_version": version.model_version,
-        "policy_version": version.policy_version,
-    }
+    version_id = version.version_id
     with connect_bulk(urls.warehouse) as connection, connection.cursor() as cursor:
-        cursor.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
-        cursor.fetchall()
-        cursor.execute("select from ops.published where version_id = $1", (version.version_id,))
-        if cursor.fetchall():
-            cursor.execute(
-                "update ops.versions set scored_at = clock_timestamp() where version_id = $1",
-                (version.version_id,),
-            )
-            return False
-        cursor.execute(
+        if fencing_token is None:
+            ((fencing_token,),) = _rows(cursor, "select nextval('ops.fencing_tokens')")
+        cursor.execute(  # and hold its row: whoever writes or publishes it waits
             "insert into ops.versions (version_id, as_of_date, horizon_days, model_name, "
-            "model_version, policy_version, input_hash, customers, feature_version) "
-            "values ($1, $2::date, $3, $4, $5, $6, $7, $8, (select left(fingerprint, 16) "
-            "from ops.consumed where target = 'postgres')) "
-            "on conflict (version_id) do update "
-            "set scored_at = clock_timestamp(), customers = excluded.customers",
-            (version.version_id, version.as_of_date.isoformat(), version.horizon_days,
+            "model_version, policy_version, input_hash, previous_version_id, customers, "
+            "feature_version) values ($1, $2::date, $3, $4, $5, $6, $7, $8, 0, "
+            "(select left(fingerprint, 16) from ops.consumed where target = 'postgres')) "
+            "on conflict (version_id) do update set customers = versions.customers",
+            (version_id, version.as_of_date.isoformat(), version.horizon_days,
              version.model_name, version.model_version, version.policy_version,
-             version.input_hash, tiers.num_rows),
+             version.input_hash, version.previous_version_id),
         )  # fmt: skip
-        for table, rows, extra in (
-            ("customer_scores", scores, ("model_name", "model_version")),
-            ("customer_tiers", tiers, ("policy_version",)),
-        ):
-            names = ", ".join(rows.schema.names)
-            values = ", ".join(
-                f"{name}::jsonb" if name == "reasons" else name for name in rows.schema.names
+        ((newest_token, was_published),) = _rows(
+            cursor,
+            "select coalesce(fencing_token, 0), pruned_at is null and exists ("
+            "select from ops.publish_log where publish_log.version_id = versions.version_id) "
+            "from ops.versions where version_id = $1",
+            version_id,
+        )
+        if newest_token > fencing_token:
+            raise Refused(
+                f"A scoring of {version.as_of_date} that began later has already written version "
+                f"{version_id}, so this one wrote nothing."
             )
-            cursor.adbc_ingest(f"incoming_{table}", rows, mode="create", temporary=True)
-            cursor.execute(
-                f"delete from scores.{table} where version_id = $1", (version.version_id,)
-            )
-            given = ("version_id", "as_of_date", *extra)
-            cursor.execute(
-                f"insert into scores.{table} ({names}, {', '.join(given)}) "
-                f"select {values}, $1, $2::date"
-                + "".join(f", ${place}" for place in range(3, 3 + len(extra)))
-                + f" from pg_temp.incoming_{table} order by customer_id",
-                tuple(constants[name] for name in given),
-            )
-    return True
+        if not was_published:
+            _write_rows(cursor, version, scores, tiers, segments, day)
+        cursor.execute(
+            "update ops.versions set scored_at = clock_timestamp(), fencing_token = $1, "
+            "run_id = $2 where version_id = $3",
+            (fencing_token, run_id, version_id),
+        )
+    return not was_published
+
+
+def _write_rows(
+    cursor: dbapi.Cursor,
+    version: Version,
+    scores: pa.Table | pa.RecordBatchReader,
+    tiers: pa.Table,
+    segments: pa.Table | None,
+    day: Day | None,
+) -> None:
+    version_id = version.version_id
+    given = f"'{version_id}' as version_id, date '{version.as_of_date}' as as_of_date"
+    names = scores.schema.names
+    _ingest(cursor, "incoming_scores", scores)
+    _ingest(cursor, "incoming_tiers", tiers)
+    values = ", ".join(f"{name}::jsonb" if name == "reasons" else name for name in names)
+    _fill(
+        cursor, version, "customer_scores", "customer_id, horizon_days",
+        ["version_id", "as_of_date", "model_name", "model_version", *names],
+        f"select {given}, {_literal(version.model_name)}, {_literal(version.model_version)}, "
+        f"{values} from incoming_scores",
+    )  # fmt: skip
+    beside = [name for name in SCORE if name in names]
+    columns = [
+        *(f"tiers.{name}" for name in tiers.schema.names), *(f"scores.{name}" for name in beside),
+    ]  # fmt: skip
+    joined = (
+        "from incoming_tiers as tiers left join incoming_scores as scores "
+        "on scores.customer_id = tiers.customer_id "
+        f"and scores.horizon_days = {version.horizon_days}"
+    )
+    if day is not None:
+        _ingest(cursor, "incoming_facts", day.facts)
+        columns += [f"facts.{name}" for name in FACTS]
+        joined += " left join incoming_facts as facts on facts.customer_id = tiers.customer_id"
+    _fill(
+        cursor, version, "customer_tiers", "customer_id",
+        ["version_id", "as_of_date", "policy_version",
+         *(name.partition(".")[2] for name in columns)],
+        f"select {given}, {_literal(version.policy_version)}, {', '.join(columns)} {joined} "
+        f"order by tiers.customer_id",
+    )  # fmt: skip
+    if segments is not None:
+        _ingest(cursor, "incoming_segments", segments)
+        _fill(
+            cursor, version, "customer_segments", "customer_id",
+            ["version_id", "as_of_date", *segments.schema.names],
+            f"select {given}, {', '.join(segments.schema.names)} from incoming_segments "
+            f"order by customer_id",
+        )  # fmt: skip
+    for table in ("tier_changes", "tier_totals", "tier_migrations", "cohort_retention"):
+        cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
+    rows = f"from scores.{retention.partition('customer_tiers', version_id)}"
+    cursor.execute(
+        "insert into scores.tier_changes select version_id, as_of_date, customer_id, tier, "
+        f"tier_rank, previous_tier, previous_tier_rank, expected_spend, decided_by {rows} "
+        "where tier is distinct from previous_tier"
+    )
+    cursor.execute(
+        "insert into scores.tier_totals select version_id, tier, tier_rank, count(*), "
+        f"sum(expected_spend), avg(purchase_probability) {rows} group by 1, 2, 3"
+    )
+    cursor.execute(
+        "insert into scores.tier_migrations select version_id, previous_tier, "
+        f"previous_tier_rank, tier, tier_rank, count(*), sum(expected_spend) {rows} "
+        "group by 1, 2, 3, 4, 5"
+    )
+    if day is not None:
+        _ingest(cursor, "incoming_cohorts", day.cohorts)
+        cursor.execute(
+            "insert into scores.cohort_retention select "
+            f"'{version_id}', cohort_month, months_since, customers, active_customers, spend "
+            "from incoming_cohorts"
+        )
+    found = _rows(cursor, _rows_query(version_id))
+    counts = {table: rows for table, rows, _ in found}
+    cursor.execute(
+        "update ops.versions set customers = $1, row_counts = $2::jsonb, checksum = $3, "
+        "pruned_at = null where version_id = $4",
+        (tiers.num_rows, json.dumps(counts), _checksum(found), version_id),
+    )
+
+
+def _fill(
+    cursor: dbapi.Cursor, version: Version, table: str, key: str, columns: Sequence[str], query: str
+) -> None:
+    """Put the rows of a query in the version's part of a table.
+
+    A new part is filled and indexed on its own, and only then attached: no reader waits.
+    """
+    version_id = version.version_id
+    part = f"scores.{retention.partition(table, version_id)}"
+    insert = f"insert into {part} ({', '.join(columns)}) {query}"
+    ((is_there,),) = _rows(cursor, f"select to_regclass('{part}') is not null")
+    if is_there:
+        cursor.execute(f"delete from {part}")
+        cursor.execute(insert)
+        return
+    cursor.execute(
+        f"create table {part} (like scores.{table} including defaults including generated, "
+        f"constraint is_of_version check (version_id = '{version_id}'))"
+    )
+    cursor.execute(insert)
+    cursor.execute(f"alter table {part} add primary key (version_id, {key})")
+    cursor.execute(f"analyze {part}")
+    cursor.execute(
+        f"alter table scores.{table} attach partition {part} for values in ('{version_id}')"
+    )
+
+
+def _ingest(cursor: dbapi.Cursor, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
+    cursor.adbc_ingest(name, rows, mode="create", temporary=True)
+    cursor.execute(f"analyze pg_temp.{name}")  # or its joins are planned for a thousand rows
+
+
+def _rows(cursor: dbapi.Cursor, query: str, *parameters: Any) -> list[tuple]:
+    cursor.execute(query, parameters or None)
+    return cursor.fetchall()
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string(None)
 
 
 @dataclass(frozen=True)
@@ -167,43 +420,152 @@ def record_gate(
             )
 
 
-def publish(urls: Urls, day: date) -> str:
+def publish(urls: Urls, day: date, keep: int = KEEP, run_id: str | None = None) -> str:
     """Let analysts see the newest scored version of this day; say what was done in one sentence.
 
-    Raises Refused: the version did not pass its gate since it was scored.
+    Its rows are compared with what was scored, then one pointer is moved, then the rows of all but
+    the `keep` newest versions are dropped.
+    Raises Refused: the version did not pass its gate since it was scored, something newer is
+    published, or its rows are not those that were scored.
     """
-    version = newest_version(urls, day).version_id
+    scored = newest_version(urls, day)
+    _refuse_other_rows(urls, scored.version_id, day)
+    said = _move(urls, scored, day, run_id)
+    retention.prune(urls, keep)
+    return said
+
+
+def _refuse_other_rows(urls: Urls, version_id: str, day: date) -> None:
+    with connect(urls.warehouse) as connection:
+        checksum, pruned_at = one_row(
+            connection,
+            "select checksum, pruned_at from ops.versions where version_id = %s",
+            version_id,
+        )
+        found = connection.execute(_rows_query(version_id).encode()).fetchall()
+    if pruned_at is not None or (checksum is not None and _checksum(found) != checksum):
+        why = "are not those that were scored" if pruned_at is None else "were dropped as too old"
+        raise Refused(
+            f"The rows of version {version_id} of {day} {why}, so it is not published. Score the "
+            f"day again: `tierhouse score --as-of {day}`."
+        )
+
+
+def _move(urls: Urls, scored: Scored, day: date, run_id: str | None) -> str:
+    """The transaction that moves the pointer."""
+    version = scored.version_id
     with connect(urls.warehouse) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
-        customers, gated = one_row(
+        customers, token, gated = one_row(
             connection,
-            "select customers, gated_at >= scored_at from ops.versions where version_id = %s",
+            "select customers, coalesce(fencing_token, 0), "
+            "coalesce(gated_at >= scored_at, false) and scored_at = %s "
+            "from ops.versions where version_id = %s for share",
+            scored.scored_at,
             version,
         )
+        current = connection.execute(
+            "select version_id, as_of_date, published.fencing_token, published.published_at "
+            "from ops.published as published inner join ops.versions using (version_id)"
+        ).fetchone()
+        if current is not None and current[0] == version:
+            return f"Version {version} of {day} is already published: nothing changed."
         if not gated:
             raise Refused(
                 f"Version {version} of {day} has not passed its gate since it was scored, so it "
                 f"is not published. Run `tierhouse check tiers --as-of {day}`, and mend what it "
                 f"names."
             )
-        current = connection.execute(
-            "select version_id, as_of_date from ops.published join ops.versions using (version_id)"
-        ).fetchone()
-        if current is not None and current[0] == version:
-            return f"Version {version} of {day} is already published: nothing changed."
         if current is not None and current[1] > day:
             return (
                 f"Version {version} of {day} is kept, and analysts go on reading {current[1]}, "
                 f"which is newer."
             )
-        connection.execute(
-            "insert into ops.published (version_id) values (%s) on conflict (only_row) "
-            "do update set version_id = excluded.version_id, published_at = now()",
-            [version],
-        )
-        connection.execute(
-            "insert into ops.publish_log (version_id, previous_version_id, customers) "
-            "values (%s, %s, %s)",
-            [version, current and current[0], customers],
+        if current is not None and token < current[2]:
+            raise Refused(
+                f"The scoring of version {version} of {day} began before what analysts read since "
+                f"{current[3]:%Y-%m-%d %H:%M} UTC was decided (version {current[0]} of "
+                f"{current[1]}), so it would overwrite something newer. Score the day again: "
+                f"`tierhouse score --as-of {day}`."
+            )
+        _point(
+            connection, version, token, "publish", None if current is None else current[0], run_id
         )
     return f"Version {version} of {day} is published: {customers:,} customers."
+
+
+def rollback(urls: Urls, run_id: str | None = None) -> str:
+    """Let analysts read again what they read before the current version was published.
+
+    What was scored until now can no longer be published without being scored again: it was drawn
+    after the version that is taken back, or is that version.
+    Raises Refused: there is no earlier version, or its rows are gone.
+    """
+    with connect(urls.warehouse) as connection:
+        connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+        current = connection.execute(
+            "select version_id, as_of_date from ops.published "
+            "inner join ops.versions using (version_id)"
+        ).fetchone()
+        before = retention.before_current(connection)
+        if current is None or before is None:
+            raise Refused(
+                "There is no earlier version to go back to: "
+                + ("nothing is published." if current is None else
+                   f"version {current[0]} of {current[1]} is the first.")
+            )  # fmt: skip
+        customers, pruned_at = one_row(
+            connection,
+            "select customers, pruned_at from ops.versions where version_id = %s for share",
+            before[0],
+        )
+        if pruned_at is not None:
+            raise Refused(
+                f"The rows of version {before[0]} of {before[1]} were dropped as too old "
+                f"(TIERHOUSE_KEEP_VERSIONS), so there is nothing to go back to. Score that day "
+                f"again."
+            )
+        (token,) = one_row(connection, "select nextval('ops.fencing_tokens')")
+        _point(connection, before[0], token, "rollback", current[0], run_id)
+    return (
+        f"Analysts read version {before[0]} of {before[1]} again: {customers:,} customers. "
+        f"Version {current[0]} of {current[1]} is taken back, and whatever was scored before now "
+        f"has to be scored again to be published."
+    )
+
+
+def _point(
+    connection: psycopg.Connection,
+    version_id: str,
+    token: int,
+    action: str,
+    previous: str | None,
+    run_id: str | None,
+) -> None:
+    connection.execute(
+        "insert into ops.published (version_id, fencing_token) values (%s, %s) "
+        "on conflict (only_row) do update set version_id = excluded.version_id, "
+        "fencing_token = excluded.fencing_token, published_at = excluded.published_at",
+        [version_id, token],
+    )
+    connection.execute(
+        "insert into ops.publish_log (published_at, version_id, previous_version_id, customers, "
+        "action, run_id, as_of_date, model_name, model_version, policy_version, input_hash, "
+        "fencing_token, row_counts, checksum) select clock_timestamp(), version_id, %s, customers, "
+        "%s, %s, as_of_date, model_name, model_version, policy_version, input_hash, %s, "
+        "row_counts, checksum from ops.versions where version_id = %s",
+        [previous, action, run_id, token, version_id],
+    )
+
+
+def _rows_query(version_id: str) -> str:
+    """Of every table with a part for the version: how many rows, and a sum of their hashes."""
+    return " union all ".join(
+        f"select '{table}', count(*), sum(hash_record_extended(part, 0))::text "
+        f"from scores.{table} as part where version_id = '{version_id}'"
+        for table in retention.TABLES
+    )
+
+
+def _checksum(found: list[tuple]) -> str:
+    return sha256(repr(sorted(map(tuple, found))).encode()).hexdigest()[:16]

@@ -191,8 +191,47 @@ create table if not exists ops.versions (
     gated_at timestamptz
 );
 
+-- previous_version_id: the version that this one was drawn after, null for the first. fencing_token:
+-- taken when the scoring begins; an older one never overwrites a newer one. row_counts and checksum:
+-- of the rows as they were scored. pruned_at: since when its rows are gone.
+alter table ops.versions
+add column if not exists feature_version text,  -- as ops.consumed has it, shortened
+add column if not exists previous_version_id text references ops.versions,
+add column if not exists fencing_token bigint,
+add column if not exists run_id text,
+add column if not exists row_counts jsonb,
+add column if not exists checksum text,
+add column if not exists pruned_at timestamptz;
+
+create sequence if not exists ops.fencing_tokens;
+
+-- The tables with a row per customer and version have a partition per version: it is filled out of
+-- sight, and dropped when its version is pruned. Tables from before partitions are moved below.
+do $$
+declare
+    old record;
+begin
+    for old in
+        select relname from pg_class
+        where relnamespace = 'scores'::regnamespace and relkind = 'r'
+            and relname in ('customer_scores', 'customer_tiers')
+    loop
+        execute format('alter table scores.%1$I rename to %1$s_before', old.relname);
+        execute format(
+            'alter table scores.%1$s_before rename constraint %1$s_pkey to %1$s_before_pkey',
+            old.relname
+        );
+    end loop;
+end
+$$;
+
+-- reasons: why, strongest first, as [{"reason": family, "effect": factor, "en": text, "zh": text}, …].
+-- They, the ends of the interval that is to hold the spend of nine customers in ten, the chance to
+-- be in the top decile of spend, and the day by which the customer is likelier than not to have
+-- ordered are of the horizon that was asked for; null where the method does not say, the day also
+-- where it is more than a year away.
 create table if not exists scores.customer_scores (
-    version_id text not null references ops.versions,
+    version_id text not null,
     as_of_date date not null,
     customer_id text not null,
     horizon_days integer not null,
@@ -200,33 +239,23 @@ create table if not exists scores.customer_scores (
     purchase_probability double precision not null,
     model_name text not null,
     model_version text not null,
+    reasons jsonb,
+    expected_spend_low numeric(14, 2),
+    expected_spend_high numeric(14, 2),
+    high_value_probability double precision,
+    next_order_date date,
+    churn_probability double precision
+    generated always as (1 - purchase_probability) stored,
     primary key (version_id, customer_id, horizon_days)
-);
+) partition by list (version_id);
 
--- Why, strongest first: [{"reason": family, "effect": factor, "en": text, "zh": text}, …]. Null
--- where the row is from before reasons were kept.
-alter table scores.customer_scores add column if not exists reasons jsonb;
-
--- The ends of the interval that is to hold the spend of nine customers in ten; null where the model
--- had too few customers to learn it from.
-alter table scores.customer_scores
-add column if not exists expected_spend_low numeric(14, 2),
-add column if not exists expected_spend_high numeric(14, 2);
-
--- Of the horizon that was asked for: the chance to be in the top decile of spend, and the day by
--- which the customer is likelier than not to have ordered; null where the method does not say, the
--- day also where it is more than a year away.
-alter table scores.customer_scores
-add column if not exists high_value_probability double precision,
-add column if not exists next_order_date date,
-add column if not exists churn_probability double precision
-generated always as (1 - purchase_probability) stored;
-
--- By which definitions the features were built: as ops.consumed has it, shortened.
-alter table ops.versions add column if not exists feature_version text;
-
+-- One wide row per version and customer, so that analysts' questions join nothing. drawn_tier: what
+-- the measure alone says on the day; decided_by: what made it the tier that the customer has:
+-- measure, hysteresis, override, tenure or cap. previous_tier: in the previous version, null for
+-- the new. tier_since: first day of the unbroken stay in this tier. past_border_since: since which
+-- day the measure has pointed to another tier.
 create table if not exists scores.customer_tiers (
-    version_id text not null references ops.versions,
+    version_id text not null,
     as_of_date date not null,
     customer_id text not null,
     tier text not null,
@@ -234,6 +263,178 @@ create table if not exists scores.customer_tiers (
     expected_spend numeric(14, 2) not null,
     policy_version text not null,
     primary key (version_id, customer_id)
+) partition by list (version_id);
+
+alter table scores.customer_tiers
+add column if not exists drawn_tier text,
+add column if not exists drawn_tier_rank integer,
+add column if not exists decided_by text,
+add column if not exists previous_tier text,
+add column if not exists previous_tier_rank integer,
+add column if not exists tier_since date,
+add column if not exists past_border_since date;
+
+-- Of the score of the judged horizon, and of the features of the day: facts that people ask of a
+-- customer, named as in features.customer_features.
+alter table scores.customer_tiers
+add column if not exists horizon_days integer,
+add column if not exists purchase_probability double precision,
+add column if not exists expected_spend_low numeric(14, 2),
+add column if not exists expected_spend_high numeric(14, 2),
+add column if not exists high_value_probability double precision,
+add column if not exists next_order_date date,
+add column if not exists recency_days integer,
+add column if not exists tenure_days integer,
+add column if not exists frequency_orders integer,
+add column if not exists monetary_total numeric(14, 2),
+add column if not exists average_order_value numeric(14, 2),
+add column if not exists order_value_last numeric(14, 2),
+add column if not exists orders_365d integer,
+add column if not exists spend_365d numeric(14, 2),
+add column if not exists discount_share double precision,
+add column if not exists return_share double precision,
+add column if not exists rfm_segment text,
+add column if not exists top_category text,
+add column if not exists country text,
+add column if not exists region text,
+add column if not exists acquisition_channel text,
+add column if not exists first_order_channel text;
+
+do $$
+declare
+    version record;
+begin
+    if to_regclass('scores.customer_scores_before') is not null then
+        for version in select distinct version_id from scores.customer_scores_before loop
+            execute format(
+                'create table scores.%I partition of scores.customer_scores for values in (%L)',
+                'customer_scores_' || version.version_id, version.version_id
+            );
+        end loop;
+        insert into scores.customer_scores (
+            version_id, as_of_date, customer_id, horizon_days, expected_spend,
+            purchase_probability, model_name, model_version, reasons, expected_spend_low,
+            expected_spend_high, high_value_probability, next_order_date
+        )
+        select
+            version_id, as_of_date, customer_id, horizon_days, expected_spend,
+            purchase_probability, model_name, model_version,
+            to_jsonb(old) -> 'reasons',
+            (to_jsonb(old) ->> 'expected_spend_low')::numeric,
+            (to_jsonb(old) ->> 'expected_spend_high')::numeric,
+            (to_jsonb(old) ->> 'high_value_probability')::double precision,
+            (to_jsonb(old) ->> 'next_order_date')::date
+        from scores.customer_scores_before as old;
+    end if;
+    if to_regclass('scores.customer_tiers_before') is not null then
+        for version in select distinct version_id from scores.customer_tiers_before loop
+            execute format(
+                'create table scores.%I partition of scores.customer_tiers for values in (%L)',
+                'customer_tiers_' || version.version_id, version.version_id
+            );
+        end loop;
+        insert into scores.customer_tiers (
+            version_id, as_of_date, customer_id, tier, tier_rank, expected_spend, policy_version,
+            horizon_days, purchase_probability, expected_spend_low, expected_spend_high,
+            high_value_probability, next_order_date
+        )
+        select
+            old.version_id, old.as_of_date, old.customer_id, old.tier, old.tier_rank,
+            old.expected_spend, old.policy_version,
+            scores.horizon_days, scores.purchase_probability, scores.expected_spend_low,
+            scores.expected_spend_high, scores.high_value_probability, scores.next_order_date
+        from scores.customer_tiers_before as old
+        inner join ops.versions as versions using (version_id)
+        left join scores.customer_scores as scores
+            on scores.version_id = old.version_id
+            and scores.customer_id = old.customer_id
+            and scores.horizon_days = versions.horizon_days;
+    end if;
+end
+$$;
+
+-- rfm_segment: the named group of recency and frequency, as in features.customer_features; segment:
+-- the stable label of the customer's cluster.
+create table if not exists scores.customer_segments (
+    version_id text not null,
+    as_of_date date not null,
+    customer_id text not null,
+    rfm_segment text,
+    segment text not null,
+    primary key (version_id, customer_id)
+) partition by list (version_id);
+
+create table if not exists scores.segment_profiles (
+    version_id text not null references ops.versions on delete cascade,
+    segment text not null,
+    customers bigint not null,
+    expected_spend numeric(16, 2) not null,
+    centre jsonb,
+    description_en text,
+    description_zh text,
+    primary key (version_id, segment)
+);
+
+create table if not exists scores.segment_evidence (
+    version_id text not null references ops.versions on delete cascade,
+    method text not null,
+    segments integer not null,
+    silhouette double precision,
+    gap double precision,
+    stability double precision,
+    chosen boolean not null,
+    primary key (version_id, method, segments)
+);
+
+-- What stays for ever, as it is small: who changed tier from the version before (previous_tier null:
+-- is new), and what the tiers add up to. The history is the changes of the published version, of
+-- the one before it, and so on.
+create table if not exists scores.tier_changes (
+    version_id text not null references ops.versions on delete cascade,
+    as_of_date date not null,
+    customer_id text not null,
+    tier text not null,
+    tier_rank integer not null,
+    previous_tier text,
+    previous_tier_rank integer,
+    expected_spend numeric(14, 2) not null,
+    decided_by text,
+    primary key (customer_id, version_id)
+);
+
+create index if not exists tier_changes_by_version on scores.tier_changes (version_id);
+
+create table if not exists scores.tier_totals (
+    version_id text not null references ops.versions on delete cascade,
+    tier text not null,
+    tier_rank integer not null,
+    customers bigint not null,
+    expected_spend numeric(16, 2) not null,
+    purchase_probability_mean double precision,
+    primary key (version_id, tier)
+);
+
+create table if not exists scores.tier_migrations (
+    version_id text not null references ops.versions on delete cascade,
+    previous_tier text,
+    previous_tier_rank integer,
+    tier text not null,
+    tier_rank integer not null,
+    customers bigint not null,
+    expected_spend numeric(16, 2) not null,
+    unique nulls not distinct (version_id, previous_tier, tier)
+);
+
+-- Of those whose first order was in a month, how many ordered again so many months later; only
+-- months that were over on the day.
+create table if not exists scores.cohort_retention (
+    version_id text not null references ops.versions on delete cascade,
+    cohort_month date not null,
+    months_since integer not null,
+    customers bigint not null,
+    active_customers bigint not null,
+    spend numeric(16, 2) not null,
+    primary key (version_id, cohort_month, months_since)
 );
 
 -- What the sequence model sees of a day's customers: who is alike points the same way. Only vectors
@@ -259,6 +460,26 @@ create table if not exists scores.tier_evaluation (
     expected_spend numeric(16, 2) not null,
     realised_spend numeric(16, 2) not null,
     primary key (model_name, model_version, policy_version, tier)
+);
+
+-- Of the top tier, against as many customers who really spent most; null for the others.
+alter table scores.tier_evaluation
+add column if not exists precision double precision,
+add column if not exists recall double precision,
+add column if not exists f1 double precision;
+
+-- Points of the curves that a figure draws, pooled over the origins of the scoreboard. gain: share of
+-- the customers, ranked first, against their share of the spend; calibration: expected spend of a
+-- tenth against its spend.
+create table if not exists scores.model_curves (
+    model_name text not null,
+    model_version text not null,
+    candidate text not null,
+    kind text not null check (kind in ('gain', 'calibration')),
+    position integer not null,
+    x double precision not null,
+    y double precision not null,
+    primary key (model_name, model_version, candidate, kind, position)
 );
 
 -- The scoreboard of a model version: it and the baselines on the same customers. as_of_date is the
@@ -294,6 +515,13 @@ create table if not exists ops.published (
     published_at timestamptz not null default now()
 );
 
+-- The token of the scoring that is shown, or of the rollback: what was scored before it is stale.
+alter table ops.published
+add column if not exists fencing_token bigint not null default 0;
+
+-- So that a view need not look here for what nobody asked of it.
+create unique index if not exists published_version on ops.published (version_id);
+
 create table if not exists ops.publish_log (
     published_at timestamptz not null default now(),
     version_id text not null references ops.versions,
@@ -301,169 +529,34 @@ create table if not exists ops.publish_log (
     customers bigint not null
 );
 
-create or replace view analytics.customer_tiers as
-select
-    customer_tiers.customer_id,
-    customer_tiers.tier,
-    customer_tiers.tier_rank,
-    customer_tiers.expected_spend,
-    customer_scores.purchase_probability,
-    versions.horizon_days,
-    customer_tiers.as_of_date,
-    versions.model_name,
-    versions.model_version,
-    customer_tiers.policy_version,
-    published.published_at,
-    (
-        select
-            string_agg(
-                case when (said ->> 'effect')::float8 > 1 then U&'\2191 ' else U&'\2193 ' end
-                || (said ->> 'en'), U&' \00B7 ' order by place
-            )
-        from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
-    ) as reasons_en,
-    (
-        select
-            string_agg(
-                case when (said ->> 'effect')::float8 > 1 then U&'\2191 ' else U&'\2193 ' end
-                || (said ->> 'zh'), U&' \00B7 ' order by place
-            )
-        from jsonb_array_elements(customer_scores.reasons) with ordinality as _ (said, place)
-    ) as reasons_zh,
-    customer_scores.expected_spend_low,
-    customer_scores.expected_spend_high,
-    customer_scores.churn_probability,
-    customer_scores.high_value_probability,
-    customer_scores.next_order_date,
-    versions.feature_version
-from ops.published as published
-inner join ops.versions as versions using (version_id)
-inner join scores.customer_tiers as customer_tiers using (version_id)
-inner join scores.customer_scores as customer_scores
-    on customer_scores.version_id = customer_tiers.version_id
-    and customer_scores.customer_id = customer_tiers.customer_id
-    and customer_scores.horizon_days = versions.horizon_days;
+-- previous_version_id above: what analysts read before. The rest is the version as it was then.
+alter table ops.publish_log
+add column if not exists action text not null default 'publish'
+check (action in ('publish', 'rollback')),
+add column if not exists run_id text,
+add column if not exists as_of_date date,
+add column if not exists model_name text,
+add column if not exists model_version text,
+add column if not exists policy_version text,
+add column if not exists input_hash text,
+add column if not exists fencing_token bigint,
+add column if not exists row_counts jsonb,
+add column if not exists checksum text;
 
-create or replace view analytics.customer_outlook as
-select
-    customer_scores.customer_id,
-    customer_scores.horizon_days,
-    customer_scores.expected_spend,
-    customer_scores.purchase_probability,
-    customer_scores.churn_probability,
-    customer_scores.as_of_date,
-    customer_scores.horizon_days = versions.horizon_days as is_judged
-from ops.published as published
-inner join ops.versions as versions using (version_id)
-inner join scores.customer_scores as customer_scores using (version_id);
+-- When each day's features were built last.
+create table if not exists ops.builds (
+    as_of_date date primary key,
+    built_at timestamptz not null
+);
 
-create or replace view analytics.customer_reasons as
-select
-    customer_scores.customer_id,
-    reasons.place::integer as reason_rank,
-    reasons.said ->> 'reason' as reason,
-    (reasons.said ->> 'effect')::float8 as effect,
-    reasons.said ->> 'en' as text_en,
-    reasons.said ->> 'zh' as text_zh,
-    customer_scores.as_of_date,
-    customer_scores.horizon_days
-from ops.published as published
-inner join ops.versions as versions using (version_id)
-inner join scores.customer_scores as customer_scores using (version_id, horizon_days)
-cross join lateral
-    jsonb_array_elements(customer_scores.reasons) with ordinality as reasons (said, place);
+-- After how many hours without news a table is stale. Yours to change.
+create table if not exists ops.deadlines (
+    table_name text primary key,
+    deadline_hours double precision not null
+);
 
-create or replace view analytics.tier_summary as
-select
-    tiers.tier,
-    tiers.tier_rank,
-    tiers.customers,
-    tiers.expected_spend,
-    round(tiers.expected_spend / nullif(sum(tiers.expected_spend) over (), 0), 4)
-        as expected_share,
-    tiers.purchase_probability_mean,
-    tiers.as_of_date,
-    tiers.horizon_days,
-    evaluation.as_of_date as evaluated_as_of_date,
-    round(
-        evaluation.expected_spend / nullif(sum(evaluation.expected_spend) over (), 0), 4
-    ) as evaluated_expected_share,
-    round(
-        evaluation.realised_spend / nullif(sum(evaluation.realised_spend) over (), 0), 4
-    ) as evaluated_realised_share
-from (
-    select
-        tier,
-        tier_rank,
-        as_of_date,
-        horizon_days,
-        model_name,
-        model_version,
-        policy_version,
-        count(*) as customers,
-        sum(expected_spend) as expected_spend,
-        avg(purchase_probability) as purchase_probability_mean
-    from analytics.customer_tiers
-    group by
-        tier, tier_rank, as_of_date, horizon_days, model_name, model_version, policy_version
-) as tiers
-left join scores.tier_evaluation as evaluation
-    using (model_name, model_version, policy_version, tier);
-
-create or replace view analytics.model_scoreboard as
-select
-    metrics.candidate,
-    metrics.metric,
-    metrics.value,
-    metrics.as_of_date as origin,
-    metrics.horizon_days,
-    metrics.model_name,
-    metrics.model_version
-from ops.published as published
-inner join ops.versions as versions using (version_id)
-inner join scores.model_metrics as metrics using (model_name, model_version);
-
-comment on view analytics.model_scoreboard is
-    'How the model behind the published tiers did on held-out windows, beside the baselines. '
-    'origin is null for the mean over the origins.';
-comment on view analytics.customer_tiers is
-    'One row per customer of the published day: tier, expected spend, and the model behind it.';
-comment on column analytics.customer_tiers.expected_spend is
-    'Expected net spend in the horizon_days after as_of_date, in the reporting currency.';
-comment on column analytics.customer_tiers.purchase_probability is
-    'Probability of at least one order in the horizon_days after as_of_date.';
-comment on column analytics.customer_tiers.churn_probability is
-    'Probability of no order in the horizon_days after as_of_date.';
-comment on column analytics.customer_tiers.high_value_probability is
-    'Probability of being in the top decile of spend in the horizon_days after as_of_date; null '
-    'where the method does not say.';
-comment on column analytics.customer_tiers.next_order_date is
-    'The day by which the customer is likelier than not to have ordered; null where that is more '
-    'than a year away.';
-comment on column analytics.customer_tiers.feature_version is
-    'By which definitions the features behind the score were built.';
-comment on view analytics.customer_outlook is
-    'One row per customer and horizon of a week to a year: expected spend, and the probabilities of '
-    'an order and of none. Neither spend nor purchase probability falls as the horizon grows.';
-comment on column analytics.customer_outlook.is_judged is
-    'The horizon of the tiers, whose model stands on the scoreboard. The others are the same kind '
-    'of model, bounded by it; `tierhouse backtest --horizon` judges them.';
-comment on column analytics.customer_tiers.expected_spend_low is
-    'Lower end of the interval that is to hold the spend of nine customers in ten: 0 for whoever may '
-    'not buy at all. Null where the model had too few customers to learn it from.';
-comment on column analytics.customer_tiers.expected_spend_high is
-    'Upper end of the same interval. Sums of ends are no interval of a sum.';
-comment on column analytics.customer_tiers.reasons_en is
-    'What moves the expected spend of this customer most, strongest first: an arrow up raises it, '
-    'an arrow down lowers it. reasons_zh says the same in Chinese.';
-comment on view analytics.customer_reasons is
-    'One row per customer of the published day and reason, at most three; reason_rank 1 is the '
-    'strongest.';
-comment on column analytics.customer_reasons.effect is
-    'Factor on expected spend, to first order, against the average customer that the model '
-    'learned from: 1.25 is a quarter more.';
-comment on view analytics.tier_summary is
-    'One row per tier of the published day. evaluated_* columns: the newest window that is '
-    'closed, scored by a model that had not seen it.';
-comment on column analytics.tier_summary.evaluated_realised_share is
-    'Share of all that was really spent in the held-out window that this tier spent.';
+insert into ops.deadlines (table_name, deadline_hours)
+values
+('order_lines', 26), ('customer_features', 26), ('customer_tiers', 26), ('customer_segments', 26),
+('model_scoreboard', 192)
+on conflict do nothing;

@@ -50,7 +50,9 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         file = Path(place) / "features.arrow"
         say("Reading features")
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
+            begun = publishing.begin(urls, as_of)
             input_hash = publishing.input_hash(urls, as_of)
+            day = publishing.read_day(urls, as_of)
             spill_day(urls, as_of, file, _texts_of(families))
         if champion is None:
             history_days = (as_of - history.first).days
@@ -65,10 +67,17 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             model_version=scored.model_version,
             policy_version=policy.version,
             input_hash=input_hash,
+            previous_version_id=begun.previous_version_id,
         )
         say("Writing")
         written = publishing.write_version(
-            urls, version, _scores(scored, as_of), _tiers(scored, policy)
+            urls,
+            version,
+            _scores(scored, as_of),
+            _tiers(scored, policy),
+            day=day,
+            fencing_token=begun.fencing_token,
+            run_id=settings.dag_run,
         )
     seen = (
         "which nobody sees until it is published"

@@ -257,18 +257,20 @@ def test_a_gate_that_looked_before_the_rows_were_written_again_does_not_count(
 ):
     """A scoring that began before the gate and ended after it."""
     version = score()
+    looked_at = publishing.newest_version(urls, DAY)
     with psycopg.connect(urls.warehouse) as publishing_elsewhere, ThreadPoolExecutor() as pool:
-        publishing_elsewhere.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+        publishing_elsewhere.execute("select from ops.versions for share")
         scoring = pool.submit(score)
         waiting = (
-            "select 1 from pg_locks where locktype = 'advisory' and not granted and database = "
-            "(select oid from pg_database where datname = current_database())"
+            "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
+            "and datname = current_database()"
         )
         while not query(waiting):
             assert not scoring.done()
-        gate(version)
         publishing_elsewhere.rollback()
         scoring.result(timeout=30)
+    publishing.record_gate(urls, [], looked_at, passed=True)
+    assert publishing.newest_version(urls, DAY).version_id == version.version_id
     with pytest.raises(Refused):
         publishing.publish(urls, DAY)
 
@@ -332,35 +334,72 @@ def test_the_reasons_of_a_published_day_are_read_as_text_and_as_rows(query, urls
     ]
 
 
-def test_scores_of_an_older_tierhouse_stay_and_have_neither_reasons_nor_intervals_yet(
+def test_scores_of_an_older_tierhouse_stay_and_have_what_it_knew(
     settings, urls, query, score, gate
 ):
-    gate(score())
+    """From before partitions, reasons and intervals: two plain tables, and a view of 11 columns."""
+    version = score()
+    gate(version)
     publishing.publish(urls, DAY)
-    (columns,) = query(
-        "select string_agg(column_name, ', ' order by ordinal_position) "
-        "from information_schema.columns where table_schema = 'analytics' "
-        "and table_name = 'customer_tiers' and ordinal_position <= 11"
-    )[0]
-    query(f"create table public.before as select {columns} from analytics.customer_tiers")
     query(
-        "drop view analytics.tier_summary, analytics.customer_tiers, analytics.customer_reasons, "
-        "analytics.customer_outlook"
+        "create table public.customer_scores as select version_id, as_of_date, customer_id, "
+        "horizon_days, expected_spend, purchase_probability, model_name, model_version "
+        "from scores.customer_scores"
     )
     query(
-        "alter table scores.customer_scores drop column reasons, "
-        "drop column expected_spend_low, drop column expected_spend_high, "
-        "drop column churn_probability, drop column high_value_probability, "
-        "drop column next_order_date"
+        "create table public.customer_tiers as select version_id, as_of_date, customer_id, tier, "
+        "tier_rank, expected_spend, policy_version from scores.customer_tiers"
     )
-    query("alter table ops.versions drop column feature_version")
+    query(
+        "create table public.before as select customer_id, tier, tier_rank, expected_spend, "
+        "purchase_probability, horizon_days, as_of_date, model_name, model_version, "
+        "policy_version, published_at from analytics.customer_tiers"
+    )
+    query("drop schema analytics cascade")
+    query("create schema analytics")
+    query("drop view ops.published_chain")
+    for table in ("customer_scores", "customer_tiers"):
+        query(f"drop table scores.{table}")
+        query(f"alter table public.{table} set schema scores")
+    query("alter table scores.customer_scores add primary key (version_id, customer_id)")
+    query("alter table scores.customer_tiers add primary key (version_id, customer_id)")
+    query(
+        "alter table ops.versions drop column feature_version, drop column previous_version_id, "
+        "drop column fencing_token, drop column run_id, drop column row_counts, "
+        "drop column checksum, drop column pruned_at"
+    )
+    query("alter table ops.published drop column fencing_token")
     query("create view analytics.customer_tiers as select * from public.before")
     query("comment on schema ops is 'Tierhouse of old'")
     open_warehouse(settings)
     assert published(query) == as_written(DAY, "1")
     assert query(
-        "select distinct reasons_en, reasons_zh, expected_spend_low, expected_spend_high "
-        "from analytics.customer_tiers"
-    ) == [(None,) * 4]
+        "select distinct purchase_probability, horizon_days, reasons_en, expected_spend_low, "
+        "movement from analytics.customer_tiers"
+    ) == [(0.5, 90, None, None, "new")]
     assert query("select * from analytics.customer_reasons") == []
     query("drop table public.before")
+    gate(score(NEWER))
+    publishing.publish(urls, NEWER)
+    assert published(query) == as_written(NEWER, "1")
+    publishing.rollback(urls)
+    assert published(query) == as_written(DAY, "1")
+
+
+def test_every_view_and_every_column_that_people_read_says_what_it_means(query):
+    assert (
+        query(
+            "select attrelid::regclass::text, attname from pg_attribute "
+            "inner join pg_class on pg_class.oid = attrelid "
+            "where relnamespace = 'analytics'::regnamespace and attnum > 0 "
+            "and col_description(attrelid, attnum) is null"
+        )
+        == []
+    )
+    assert (
+        query(
+            "select relname from pg_class where relnamespace = 'analytics'::regnamespace "
+            "and relkind = 'v' and obj_description(oid) is null"
+        )
+        == []
+    )
