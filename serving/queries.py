@@ -20,14 +20,18 @@ TIMEOUT = "30s"
 MOVEMENTS = ("up", "down", "stayed", "new")
 
 PUBLISHED = """
-select as_of_date, horizon_days, sum(customers) as customers,
+select as_of_date, horizon_days, sum(customers)::bigint as customers,
     sum(expected_spend)::float8 as expected_spend
 from analytics.tier_summary
 group by as_of_date, horizon_days
 """
 
 TIERS = """
-select *
+select tier, tier_rank, customers, customers_change, expected_spend::float8 as expected_spend,
+    expected_share::float8 as expected_share, purchase_probability_mean, customers_up,
+    customers_down, customers_new, evaluated_as_of_date,
+    evaluated_expected_share::float8 as evaluated_expected_share,
+    evaluated_realised_share::float8 as evaluated_realised_share
 from analytics.tier_summary
 order by tier_rank
 """
@@ -49,11 +53,16 @@ order by as_of_date, tier_rank
 """
 
 GATES = """
+with newest as (
+    select *, max(checked_at) over (partition by stage) as last_checked_at
+    from analytics.data_quality
+)
 select stage, as_of_date, max(checked_at) as checked_at,
     count(*) filter (where success) as holding,
     count(*) filter (where not success and severity = 'critical') as failing,
     count(*) filter (where not success and severity <> 'critical') as warnings
-from analytics.data_quality
+from newest
+where checked_at = last_checked_at
 group by stage, as_of_date
 order by checked_at desc
 """
@@ -68,9 +77,18 @@ order by is_stale desc, table_name
 
 SEGMENTS = """
 select segment, customers, share::float8 as share, expected_spend::float8 as expected_spend,
-    expected_share::float8 as expected_share, description_en, description_zh
+    spend_share::float8 as expected_share, description_en, description_zh
 from analytics.segment_summary
 order by expected_spend desc
+"""
+
+FOUND = """
+select customer_id, tier, movement, days_in_tier, expected_spend::float8 as expected_spend,
+    expected_spend_low::float8 as expected_spend_low,
+    expected_spend_high::float8 as expected_spend_high, purchase_probability, churn_probability,
+    next_order_date, segment, rfm_segment, top_category, country,
+    spend_365d::float8 as spend_365d, last_order_date
+from analytics.customer_360
 """
 
 COUNTRIES = """
@@ -111,6 +129,12 @@ where customer_id = %(customer)s
 order by valid_from
 """
 
+TIMELINE = """
+select event_date, kind, events, amount::float8 as amount
+from analytics.customer_timeline(%(customer)s)
+order by event_date, kind
+"""
+
 SCOREBOARD = """
 select candidate, origin, horizon_days, metric, value
 from analytics.model_scoreboard
@@ -119,20 +143,26 @@ from analytics.model_scoreboard
 CURVES = """
 select candidate, kind, x, y
 from analytics.model_curves
-order by candidate, kind, x
+order by candidate, kind, position
 """
 
 EVALUATION = """
-select *
+select as_of_date, tier, tier_rank, customers, expected_spend::float8 as expected_spend,
+    realised_spend::float8 as realised_spend, share::float8 as share, lift::float8 as lift,
+    precision, recall, f1
 from analytics.tier_evaluation
 order by tier_rank
 """
 
 FAILING = """
+with newest as (
+    select *, max(checked_at) over (partition by stage) as last_checked_at
+    from analytics.data_quality
+)
 select stage, as_of_date, table_name, column_name, expectation, severity, observed, checked_at
-from analytics.data_quality
-where not success
-order by severity, stage, table_name
+from newest
+where checked_at = last_checked_at and not success
+order by severity, stage, table_name, expectation
 """
 
 QUARANTINE = """
@@ -142,9 +172,9 @@ order by rows desc
 """
 
 BRIEF = """
-select as_of_date, horizon_days, sum(customers) as customers,
-    sum(expected_spend)::float8 as expected_spend, sum(customers_up) as customers_up,
-    sum(customers_down) as customers_down, sum(customers_new) as customers_new
+select as_of_date, horizon_days, sum(customers)::bigint as customers,
+    sum(expected_spend)::float8 as expected_spend, sum(customers_up)::bigint as customers_up,
+    sum(customers_down)::bigint as customers_down, sum(customers_new)::bigint as customers_new
 from analytics.tier_summary
 group by as_of_date, horizon_days
 """
@@ -317,16 +347,12 @@ class Filters:
             "customer": self.customer,
         }
 
-    @property
-    def view(self) -> str:
-        return "analytics.customer_360" if self.countries else "analytics.customer_tiers"
-
 
 def count(ask: Ask, filters: Filters) -> tuple[int, float]:
     """How many customers these are, and what they are expected to spend."""
     rows = ask(
         "select count(*) as customers, coalesce(sum(expected_spend), 0)::float8 as spend "
-        f"from {filters.view} where {filters.where}",
+        f"from analytics.customer_360 where {filters.where}",
         **filters.values,
     )
     return int(rows["customers"].iloc[0]), float(rows["spend"].iloc[0])
@@ -335,7 +361,7 @@ def count(ask: Ask, filters: Filters) -> tuple[int, float]:
 def find(ask: Ask, filters: Filters, rows: int) -> pd.DataFrame:
     """The customers with the highest expected spend first, at most so many."""
     return ask(
-        f"select * from {filters.view} where {filters.where} "
+        f"{FOUND} where {filters.where} "
         f"order by expected_spend desc, customer_id limit %(rows)s",
         **filters.values, rows=rows,
     )  # fmt: skip

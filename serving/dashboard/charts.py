@@ -157,6 +157,29 @@ def tier_history(stays: pd.DataFrame, until: date, say: Say) -> alt.LayerChart:
     return (bars + starts).properties(height=60 + 36 * shown["tier"].nunique())
 
 
+def timeline(events: pd.DataFrame, say: Say) -> alt.Chart:
+    """events: event_date, kind, events, amount. A circle per day and kind of what was done."""
+    shown = events.assign(kind=events["kind"].map(lambda kind: say(f"kind_{kind}")))
+    return (
+        alt.Chart(shown)
+        .mark_circle(color=BLUE, opacity=0.55)
+        .encode(
+            x=alt.X(
+                "event_date:T", title=None, axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True)
+            ),
+            y=alt.Y("kind:N", title=None, axis=alt.Axis(grid=True)),
+            size=alt.Size("events:Q", legend=None, scale=alt.Scale(range=[30, 400])),
+            tooltip=[
+                alt.Tooltip("event_date:T", title=say("event_date"), format="%Y-%m-%d"),
+                alt.Tooltip("kind", title=say("kind")),
+                alt.Tooltip("events", title=say("events"), format=","),
+                alt.Tooltip("amount", title=say("amount"), format=",.2f"),
+            ],
+        )
+        .properties(height=70 + 30 * shown["kind"].nunique())
+    )
+
+
 def gain(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
     """curves: candidate, x, y. Share of spend held by the customers ranked first."""
     lines = (

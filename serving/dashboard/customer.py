@@ -39,6 +39,12 @@ def show(ask: Ask, say: Say) -> None:
         outlook = _with_interval(ask(queries.OUTLOOK, customer=customer), facts)
         st.altair_chart(charts.outlook(outlook, "expected_spend", ",.0f", say))
         st.altair_chart(charts.outlook(outlook, "purchase_probability", ".0%", say))
+    events = ask(queries.TIMELINE, customer=customer)
+    st.subheader(say("timeline"))
+    if events.empty:
+        st.caption(say("no_events"))
+    else:
+        st.altair_chart(charts.timeline(events, say))
     st.subheader(say("facts"))
     _facts(facts, say)
 

@@ -80,7 +80,9 @@ def page(browser, address) -> Iterator[Page]:
     wrong: list[str] = []
     window.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     window.on("pageerror", lambda error: wrong.append(str(error)))
-    window.on("request", lambda asked: wrong.append(asked.url) if is_beyond(asked.url, address) else None)
+    window.on(
+        "request", lambda asked: wrong.append(asked.url) if is_beyond(asked.url, address) else None
+    )
     window.set_default_timeout(30_000)
     yield window
     window.close()
