@@ -71,6 +71,20 @@ def test_every_command_a_page_names_exists(page):
     assert set(named) <= {command.split()[0] for command in COMMANDS}
 
 
+def test_a_report_of_what_nobody_published(refused):
+    said = refused(1, "report", "--as-of", "2018-01-01")
+    assert "Nothing is published" in said and "tierhouse publish" in said
+
+
+def test_a_dashboard_whose_port_is_anothers(refused):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = refused(1, "dashboard", TIERHOUSE_DASHBOARD_PORT=port)
+    assert port in said and "TIERHOUSE_DASHBOARD_PORT" in said
+
+
 def test_a_path_that_is_not_there(refused):
     said = refused(2, "load", "online_retail", "/no/such/file.csv")
     assert "nothing at /no/such/file.csv" in said

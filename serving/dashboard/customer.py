@@ -102,7 +102,7 @@ def _with_interval(outlook: pd.DataFrame, facts: pd.Series) -> pd.DataFrame:
 def _facts(facts: pd.Series, say: Say) -> None:
     """All that the view says of the customer, a line each."""
     lines = facts.dropna().astype(str).rename_axis("fact").reset_index(name="value")
-    tables.show(lines, ("fact", "value"), say)
+    tables.show(lines, tables.FACTS, say)
 
 
 def _money(value: object) -> str:

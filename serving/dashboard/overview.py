@@ -8,6 +8,8 @@ from serving.dashboard import charts, tables
 from serving.queries import Ask
 from serving.texts import Say
 
+FIGURES = ("customers", "expected_spend", "customers_up", "customers_down", "customers_new")
+
 
 def show(ask: Ask, say: Say) -> None:
     tiers = ask(queries.TIERS)
@@ -38,6 +40,5 @@ def show(ask: Ask, say: Say) -> None:
 
 def _figures(tiers: pd.DataFrame, say: Say) -> None:
     """The line of numbers that a manager reads first."""
-    names = ("customers", "expected_spend", "customers_up", "customers_down", "customers_new")
-    for place, name in zip(st.columns(len(names)), names, strict=True):
+    for place, name in zip(st.columns(len(FIGURES)), FIGURES, strict=True):
         place.metric(say(name), f"{tiers[name].sum():,.0f}", border=True)

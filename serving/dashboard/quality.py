@@ -24,7 +24,7 @@ def show(ask: Ask, say: Say) -> None:
         if refused.empty:
             st.success(say("nothing_refused"))
         else:
-            tables.show(refused, ("table_name", "reason", "rows"), say)
+            tables.show(refused, tables.QUARANTINE, say)
     with right:
         st.subheader(say("freshness"))
         tables.show(ask(queries.FRESHNESS), tables.FRESHNESS, say)

@@ -26,6 +26,8 @@ GATES = ("stage", "as_of_date", "holding", "failing", "warnings", "checked_at")
 FAILING = (
     "severity", "stage", "table_name", "column_name", "expectation", "observed", "as_of_date",
 )  # fmt: skip
+QUARANTINE = ("table_name", "reason", "rows")
+FACTS = ("fact", "value")
 FRESHNESS = ("table_name", "as_of_date", "updated_at", "age_hours", "deadline_hours", "is_stale")
 PUBLISH_LOG = (
     "published_at", "action", "as_of_date", "version_id", "previous_version_id", "customers",

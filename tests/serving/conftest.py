@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import date, timedelta
+from math import log
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -19,6 +20,19 @@ TIERS = ("platinum", "gold", "silver", "bronze")
 HORIZON = 90
 # What a shop calls its things is text, and nothing else.
 CATEGORY = "<b>Tea|*Cups*</b>"
+WHY = (
+    {"reason": "last_order", "effect": 0.8, "en": f"No {CATEGORY} lately", "zh": "近来没有下单"},
+    {"reason": "recent_spend", "effect": 1.4, "en": "Spent 50 lately", "zh": "近来消费 50"},
+)
+
+
+# Day, known on, kind, log of the money: two lines of a purchase, a return, and one not known yet.
+EVENTS = (
+    (date(2025, 5, 1), date(2025, 5, 2), 1, log(11)),
+    (date(2025, 5, 1), date(2025, 5, 2), 1, log(31)),
+    (date(2025, 5, 9), date(2025, 5, 10), 2, -log(11)),
+    (DAY, DAY + timedelta(days=1), 1, log(101)),
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,14 @@ def shop(urls, analyst) -> Shop:
             marks = ", ".join(["%s"] * len(rows[0]))
             with connection.cursor() as cursor:
                 cursor.executemany(f"insert into {table} values ({marks})", rows)
+        connection.execute(
+            "create table if not exists features.customer_events (customer_id text, "
+            "event_date date, known_on date, kind integer, log_amount double precision)"
+        )
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into features.customer_events values ('c000', %s, %s, %s, %s)", EVENTS
+            )
         grant(connection)
     parts = urlsplit(urls.warehouse)
     return Shop(
@@ -80,31 +102,22 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
     """A version of a day as `tierhouse score`, `check` and `publish` make it; its id."""
     n = len(customers)
     buys = np.clip(spend / 400, 0.02, 0.98)
-    why = [
-        {
-            "reason": "last_order",
-            "effect": 0.8,
-            "en": f"No order of {CATEGORY} lately",
-            "zh": "近来没有下单",
-        },
-        {
-            "reason": "recent_spend",
-            "effect": 1.4,
-            "en": "Spent 50 in the last 90 days",
-            "zh": "近 90 天消费 50",
-        },
-    ]
-    text = json.dumps(why, ensure_ascii=False)
+    of_the_tiers = {
+        "expected_spend_low": ((spend / 2).round(2), pa.float64()),
+        "expected_spend_high": ((spend * 2).round(2), pa.float64()),
+        "next_order_date": ([day + timedelta(days=9)] * n, pa.date32()),
+        "reasons": ([json.dumps(WHY, ensure_ascii=False)] * n, pa.string()),
+    }
     scores = pa.concat_tables([
         pa.table({
             "customer_id": customers,
             "horizon_days": pa.array([horizon] * n, pa.int32()),
             "expected_spend": (spend * horizon / HORIZON).round(2),
             "purchase_probability": buys ** (HORIZON / horizon),
-            "expected_spend_low": pa.array((spend / 2).round(2) if horizon == HORIZON else [None] * n, pa.float64()),
-            "expected_spend_high": pa.array((spend * 2).round(2) if horizon == HORIZON else [None] * n, pa.float64()),
-            "next_order_date": pa.array([day + timedelta(days=9)] * n if horizon == HORIZON else [None] * n, pa.date32()),
-            "reasons": pa.array([text] * n if horizon == HORIZON else [None] * n, pa.string()),
+            **{
+                name: pa.array(values if horizon == HORIZON else [None] * n, kind)
+                for name, (values, kind) in of_the_tiers.items()
+            },
         })
         for horizon in (30, 90, 180)
     ])  # fmt: skip

@@ -23,6 +23,7 @@ SWITCHES = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+expect.set_options(timeout=60_000)  # of a machine that has other things to do
 PAGES = {
     "en": ["Overview", "Tier explorer", "Customer", "Model scoreboard", "Data quality"],
     "zh": ["总览", "客户查找", "单个客户", "模型成绩", "数据质量"],
@@ -31,7 +32,7 @@ PAGES = {
 
 @pytest.fixture(scope="module")
 def address(settings, shop) -> Iterator[str]:
-    """Where `tierhouse dashboard` serves the published shop, of which it knows the analyst's URL."""
+    """Where `tierhouse dashboard` serves the published shop, which it reads as an analyst."""
     port = free_port()
     variables = {
         "TIERHOUSE_HOME": str(settings.home),
@@ -83,7 +84,7 @@ def page(browser, address) -> Iterator[Page]:
     window.on(
         "request", lambda asked: wrong.append(asked.url) if is_beyond(asked.url, address) else None
     )
-    window.set_default_timeout(30_000)
+    window.set_default_timeout(60_000)
     yield window
     window.close()
     assert wrong == []

@@ -5,11 +5,12 @@ from pathlib import Path
 from string import Formatter
 
 from serving import queries, report, texts
-from serving.dashboard import tables
+from serving.dashboard import overview, tables
 from serving.terminal import SCOREBOARD
+from warehouse.settings import PROJECT
 
 SERVING = Path(texts.__file__).parent
-SAID = re.compile(r'say\(\s*"(\w+)"(?! ~)')
+SAID = re.compile(r"""say\(\s*["'](\w+)["'](?! ~)""")
 
 
 def said():
@@ -30,7 +31,16 @@ def said():
         keys |= {f"block_{block.name}" for block in section if len(section) > 1}
     keys |= {f"report_{block.name}" for block in blocks}
     keys |= {f"report_{name}_none" for name in MAY_BE_EMPTY}
-    return keys | set(queries.MOVEMENTS) | set(SCOREBOARD) | OF_CHARTS
+    keys |= {f"kind_{kind}" for kind in kinds()}
+    return keys | set(overview.FIGURES) | set(queries.MOVEMENTS) | set(SCOREBOARD) | OF_CHARTS
+
+
+def kinds():
+    """Of events, as analytics.customer_timeline names them."""
+    (listed,) = re.findall(
+        r"\(array\[(.*?)\]\)", (PROJECT / "warehouse" / "analytics.sql").read_text(), re.S
+    )
+    return re.findall(r"'(\w+)'", listed)
 
 
 MAY_BE_EMPTY = {
