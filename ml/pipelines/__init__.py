@@ -3,7 +3,7 @@
 from ml.pipelines.backtesting import BACKTESTS, backtest, newest_origins
 from ml.pipelines.embedding import SEQUENCE, embed, look_alikes
 from ml.pipelines.registry import ALIAS, promote, rollback
-from ml.pipelines.reporting import keep_report, reason_names
+from ml.pipelines.reporting import REPORTS, keep_report, reason_names
 from ml.pipelines.scoring import score
 from ml.pipelines.tracking import MODEL, REGISTERED
 from ml.pipelines.training import TUNINGS, Trained, train, tune
@@ -13,6 +13,7 @@ __all__ = [
     "BACKTESTS",
     "MODEL",
     "REGISTERED",
+    "REPORTS",
     "SEQUENCE",
     "TUNINGS",
     "Trained",
