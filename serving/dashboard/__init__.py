@@ -24,6 +24,8 @@ def options(port: int) -> dict[str, str]:
         "STREAMLIT_THEME_PRIMARY_COLOR": BLUE,
         "STREAMLIT_THEME_TEXT_COLOR": INK,
         "STREAMLIT_THEME_SECONDARY_BACKGROUND_COLOR": PALE,
+        "STREAMLIT_THEME_METRIC_VALUE_FONT_SIZE": "1.6rem",
+        "STREAMLIT_THEME_HEADING_FONT_SIZES": '["2.1rem", "1.6rem", "1.25rem"]',
         "STREAMLIT_THEME_BASE_RADIUS": "small",
         "STREAMLIT_THEME_SHOW_WIDGET_BORDER": "true",
     }

@@ -28,7 +28,7 @@ def shares(tiers: pd.DataFrame, say: Say) -> alt.LayerChart:
     )
     long["kind"] = long["kind"].map(kinds)
     base = alt.Chart(long).encode(
-        y=alt.Y("tier:N", sort=alt.SortField("tier_rank"), title=None),
+        y=alt.Y("tier:N", sort=_order(tiers), title=None),
         yOffset=alt.YOffset("kind:N", sort=[*kinds.values()]),
         x=alt.X("share:Q", title=None, axis=alt.Axis(format="%", grid=False)),
     )
@@ -55,13 +55,13 @@ def migrations(moves: pd.DataFrame, say: Say) -> alt.LayerChart:
     base = alt.Chart(shown).encode(
         x=alt.X(
             "tier:N",
-            sort=alt.SortField("tier_rank"),
+            sort=_order(moves),
             title=say("tier_now"),
             axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False),
         ),
         y=alt.Y(
             "previous_tier:N",
-            sort=alt.SortField("previous_tier_rank"),
+            sort=_order(shown, "previous_tier"),
             title=say("tier_before"),
             axis=alt.Axis(domain=False, ticks=False),
         ),
@@ -88,7 +88,6 @@ def migrations(moves: pd.DataFrame, say: Say) -> alt.LayerChart:
 
 def over_time(totals: pd.DataFrame, value: str, say: Say) -> alt.Chart:
     """totals: as_of_date, tier, tier_rank and the value, a line per tier."""
-    order = totals.sort_values("tier_rank")["tier"].unique().tolist()
     return (
         alt.Chart(totals)
         .mark_line(point=True)
@@ -97,7 +96,7 @@ def over_time(totals: pd.DataFrame, value: str, say: Say) -> alt.Chart:
                 "as_of_date:T", title=None, axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True)
             ),
             y=alt.Y(f"{value}:Q", title=say(value), scale=alt.Scale(zero=True)),
-            color=_tiers(order),
+            color=_tiers(_order(totals)),
             tooltip=[
                 alt.Tooltip("as_of_date:T", title=say("as_of_date"), format="%Y-%m-%d"),
                 "tier",
@@ -145,7 +144,7 @@ def tier_history(stays: pd.DataFrame, until: date, say: Say) -> alt.LayerChart:
     shown = stays.assign(valid_to=stays["valid_to"].fillna(pd.Timestamp(until)))
     base = alt.Chart(shown).encode(
         x=alt.X("valid_from:T", title=None, axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True)),
-        y=alt.Y("tier:N", sort=alt.SortField("tier_rank"), title=None),
+        y=alt.Y("tier:N", sort=_order(stays), title=None),
         tooltip=[
             "tier",
             alt.Tooltip("valid_from:T", title=say("valid_from"), format="%Y-%m-%d"),
@@ -255,7 +254,7 @@ def judged(tiers: pd.DataFrame, say: Say) -> alt.Chart:
         alt.Chart(long)
         .mark_bar(cornerRadiusEnd=2)
         .encode(
-            y=alt.Y("tier:N", sort=alt.SortField("tier_rank"), title=None),
+            y=alt.Y("tier:N", sort=_order(tiers), title=None),
             yOffset=alt.YOffset("kind:N", sort=[*kinds.values()]),
             x=alt.X("share:Q", title=say("share_of_spend"), axis=alt.Axis(format="%", grid=False)),
             color=alt.Color(
@@ -267,6 +266,11 @@ def judged(tiers: pd.DataFrame, say: Say) -> alt.Chart:
         )
         .properties(height=max(HEIGHT, 44 * len(tiers)))
     )
+
+
+def _order(frame: pd.DataFrame, column: str = "tier") -> list[str]:
+    """The tiers from the highest to the lowest."""
+    return frame.sort_values(f"{column}_rank")[column].unique().tolist()
 
 
 def _tiers(order: list[str]) -> alt.Color:

@@ -54,7 +54,7 @@ def _figures(facts: pd.Series, say: Say) -> None:
     tier.metric(
         say("tier"),
         facts["tier"],
-        say("days_in_tier_n", days=facts["days_in_tier"]),
+        say("since", day=facts["tier_since"]),
         delta_color="off",
         delta_arrow="off",
         border=True,

@@ -43,19 +43,30 @@ def show(ask: Ask, say: Say) -> None:
 
 
 def _filters(ask: Ask, say: Say) -> Filters:
-    tiers, segments, movements, countries, customer = st.columns(5)
+    """One field for each thing that this shop has."""
+    choices = {
+        "tier": ask(queries.TIERS)["tier"].tolist(),
+        "movement": list(queries.MOVEMENTS),
+        "segment": ask(queries.SEGMENTS)["segment"].tolist(),
+        "country": ask(queries.COUNTRIES)["country"].tolist(),
+    }
+    there = [name for name, values in choices.items() if values]
+    *fields, search = st.columns(len(there) + 1)
+    chosen = {
+        name: field.multiselect(
+            say(name),
+            choices[name],
+            format_func=say if name == "movement" else str,
+            placeholder=say("all"),
+        )
+        for name, field in zip(there, fields, strict=True)
+    }
     return Filters(
-        tiers=tiers.multiselect(say("tier"), ask(queries.TIERS)["tier"], placeholder=say("all")),
-        segments=segments.multiselect(
-            say("segment"), ask(queries.SEGMENTS)["segment"], placeholder=say("all")
-        ),
-        movements=movements.multiselect(
-            say("movement"), queries.MOVEMENTS, format_func=say, placeholder=say("all")
-        ),
-        countries=countries.multiselect(
-            say("country"), ask(queries.COUNTRIES)["country"], placeholder=say("all")
-        ),
-        customer=customer.text_input(say("search")).strip(),
+        tiers=chosen["tier"],
+        movements=chosen["movement"],
+        segments=chosen.get("segment", []),
+        countries=chosen.get("country", []),
+        customer=search.text_input(say("search")).strip(),
     )
 
 

@@ -22,6 +22,11 @@ def show(ask: Ask, say: Say) -> None:
         st.subheader(say("where_from"))
         st.altair_chart(charts.migrations(ask(queries.MIGRATIONS), say))
     tables.show(tiers, tables.TIERS, say)
+    segments = ask(queries.SEGMENTS)
+    if len(segments):
+        st.subheader(say("segments"))
+        described = segments.assign(description=segments[f"description_{say('language')}"])
+        tables.show(described, tables.SEGMENTS, say)
     totals = ask(queries.TIERS_OVER_TIME)
     if totals["as_of_date"].nunique() > 1:
         left, right = st.columns(2, gap="large")
@@ -32,7 +37,10 @@ def show(ask: Ask, say: Say) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(say("freshness"))
-        tables.show(ask(queries.FRESHNESS), tables.FRESHNESS, say)
+        ages = ask(queries.FRESHNESS)
+        if stale := ages.loc[ages["is_stale"], "table_name"].tolist():
+            st.warning(say("stale_tables", tables=", ".join(stale)))
+        tables.show(ages, tables.FRESHNESS, say)
     with right:
         st.subheader(say("gates"))
         tables.show(ask(queries.GATES), tables.GATES, say)

@@ -8,6 +8,8 @@ from serving.queries import Ask
 from serving.terminal import SCOREBOARD
 from serving.texts import Say
 
+COMPARED = 6  # candidates in a figure: the best ones
+
 
 def show(ask: Ask, say: Say) -> None:
     metrics = ask(queries.SCOREBOARD)
@@ -16,9 +18,10 @@ def show(ask: Ask, say: Say) -> None:
         return
     pooled = metrics[metrics["origin"].isna()]
     board = pooled.pivot(index="candidate", columns="metric", values="value")
-    board = board.reindex(columns=[*SCOREBOARD]).sort_values("normalized_gini", ascending=False)
+    board = board.reindex(columns=[*SCOREBOARD]).reset_index()
+    board = board.sort_values("normalized_gini", ascending=False)
     st.subheader(say("scoreboard"))
-    tables.show(board.reset_index(), ("candidate", *SCOREBOARD), say)
+    tables.show(board, ("candidate", *SCOREBOARD), say)
     st.caption(say("scoreboard_help"))
     curves = ask(queries.CURVES)
     left, right = st.columns(2, gap="large")
@@ -35,11 +38,9 @@ def show(ask: Ask, say: Say) -> None:
         say("metric"), [*SCOREBOARD], format_func=say, default="normalized_gini", required=True
     )
     by_origin = metrics[metrics["origin"].notna() & (metrics["metric"] == metric)]
-    st.altair_chart(charts.origins(by_origin, say))
+    best = board["candidate"].head(COMPARED)
+    st.altair_chart(charts.origins(by_origin[by_origin["candidate"].isin(best)], say))
     st.subheader(say("tiers_judged"))
-    evaluation = ask(queries.EVALUATION)
-    left, right = st.columns([2, 3], gap="large")
-    left.altair_chart(charts.judged(evaluation, say))
-    with right:
-        tables.show(evaluation, tables.EVALUATION, say)
-        st.caption(say("tiers_judged_help"))
+    st.caption(say("tiers_judged_help"))
+    st.altair_chart(charts.judged(ask(queries.TIERS), say))
+    tables.show(ask(queries.EVALUATION), tables.EVALUATION, say)

@@ -19,16 +19,17 @@ CUSTOMERS = (
     "segment", "top_category", "country",
 )  # fmt: skip
 EVALUATION = (
-    "tier", "customers", "expected_spend", "realised_spend", "share", "lift", "precision", "recall",
-    "f1",
+    "as_of_date", "tier", "customers", "expected_spend", "realised_spend", "share", "lift",
+    "precision", "recall", "f1",
 )  # fmt: skip
 GATES = ("stage", "as_of_date", "holding", "failing", "warnings", "checked_at")
+SEGMENTS = ("segment", "customers", "share", "expected_spend", "expected_share", "description")
 FAILING = (
     "severity", "stage", "table_name", "column_name", "expectation", "observed", "as_of_date",
 )  # fmt: skip
 QUARANTINE = ("table_name", "reason", "rows")
 FACTS = ("fact", "value")
-FRESHNESS = ("table_name", "as_of_date", "updated_at", "age_hours", "deadline_hours", "is_stale")
+FRESHNESS = ("table_name", "is_stale", "age_hours", "deadline_hours", "as_of_date", "updated_at")
 PUBLISH_LOG = (
     "published_at", "action", "as_of_date", "version_id", "previous_version_id", "customers",
     "run_id",
@@ -42,6 +43,7 @@ def show(frame: pd.DataFrame, columns: Sequence[str], say: Say, **options: Any) 
     return st.dataframe(
         frame[shown],
         hide_index=True,
+        placeholder="–",
         column_config={name: _heading(name, say) for name in shown},
         **options,
     )
@@ -51,4 +53,6 @@ def _heading(name: str, say: Say) -> Any:
     """Streamlit's column_config."""
     if name in KINDS:
         return st.column_config.NumberColumn(say(name), format=FORMATS[KINDS[name]])
+    if name in ("checked_at", "updated_at", "published_at"):
+        return st.column_config.DatetimeColumn(say(name), format="YYYY-MM-DD HH:mm")
     return st.column_config.Column(say(name))
