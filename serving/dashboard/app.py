@@ -23,16 +23,16 @@ PAGES = {
 
 def main() -> None:
     """One run: the language, the navigation, and the page that was asked for."""
-    st.set_page_config(page_title="Tierhouse", page_icon=ICON.read_text(), layout="wide")
+    st.set_page_config(page_icon=ICON.read_text(), layout="wide")
+    asked = st.query_params.get("language")  # a link may say it; from then on the switch does
+    st.session_state.setdefault("language", asked if asked in texts.LANGUAGES else "en")
     with st.sidebar:
         language = st.segmented_control(
             "Language · 语言",
             [*texts.LANGUAGES],
             format_func=lambda code: texts.LANGUAGES[code],
-            default="en",
             required=True,
             key="language",
-            bind="query-params",
         )
     say = texts.speak(language or "en")
     pages = {

@@ -43,6 +43,7 @@ class Shop:
     day: date
     customers: int
     gold: int
+    gold_up_in_spain: int
     fallen: int
     spend: float
 
@@ -93,6 +94,7 @@ def shop(urls, analyst) -> Shop:
         day=DAY,
         customers=300,
         gold=int((moved == 2).sum()),
+        gold_up_in_spain=int((up & (np.arange(300) % 2 == 1)).sum()),
         fallen=int(down.sum()),
         spend=float(spend.sum()),
     )
