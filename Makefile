@@ -11,7 +11,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help install demo up down docs test test-all bench lint format lock clean
+.PHONY: help install demo up down docs test test-all chaos bench lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -40,14 +40,18 @@ docs: install ## a page about every table and column, and what is made from whic
 	@$(BIN)/tierhouse docs
 
 test: install lint ## everything that must hold, under 15 minutes
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: install lint ## and the slow suites
 	@$(BIN)/python -m pytest
 
+chaos: install ## everything that may be killed at a bad moment, at every moment
+	@$(BIN)/python -m pytest -m "chaos or not slow" tests/chaos
+
 bench: install ## how fast loads, builds and models are, beside the least they could take
 	@$(BIN)/python -m bench.loading
 	@$(BIN)/python -m bench.features
+	@$(BIN)/python -m bench.publishing
 	@$(BIN)/python -m bench.modelling
 
 lint: install ## style, types, SQL and the import rules

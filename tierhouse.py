@@ -472,16 +472,26 @@ def promote(
 
 
 @app.command()
-def rollback() -> None:
-    """Make the version the champion that was it before.
+def rollback(
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Instead: the model that was champion before.")
+    ] = False,
+) -> None:
+    """Let analysts read the version again that they read before the current one.
 
     Example: `tierhouse rollback`
     """
-    from ml import pipelines
+    from warehouse import publishing
     from warehouse.connections import open_warehouse
 
     settings = read_settings()
-    _say(pipelines.rollback(settings, open_warehouse(settings)))
+    urls = open_warehouse(settings)
+    if champion:
+        from ml import pipelines
+
+        _say(pipelines.rollback(settings, urls))
+    else:
+        _say(publishing.rollback(urls, _run(settings, "rollback")))
 
 
 @app.command()
@@ -508,7 +518,9 @@ def publish(as_of: AsOf) -> None:
     from warehouse import publishing
     from warehouse.connections import open_warehouse
 
-    _say(publishing.publish(open_warehouse(read_settings()), _day(as_of)))
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    _say(publishing.publish(urls, _day(as_of), settings.keep_versions, _run(settings, "publish")))
 
 
 @app.command()
@@ -928,7 +940,7 @@ def _show_status(settings: Settings) -> None:
     from warehouse import health
 
     for part, now, where in health.state(settings):
-        print(f"{part:<14} {now:<17} {where}".rstrip())
+        print(f"{part:<17} {now:<17} {where}".rstrip())
 
 
 def _place(path: str) -> Path | None:

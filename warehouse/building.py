@@ -122,7 +122,20 @@ def build(
         if target is Target.duckdb:
             fingerprint = definitions + duck.new_identity(file)
         changes.consume(urls.warehouse, target, changed, fingerprint)
+        if target is Target.postgres:
+            _note(urls, days)
     return len(results)
+
+
+def _note(urls: Urls, days: Sequence[date]) -> None:
+    """When these days were built, for whoever asks how fresh they are."""
+    with connect(urls.warehouse) as connection:
+        connection.execute(
+            "insert into ops.builds (as_of_date, built_at) "
+            "select unnest(%s::date[]), clock_timestamp() "
+            "on conflict (as_of_date) do update set built_at = excluded.built_at",
+            [sorted(set(days))],
+        )
 
 
 def _prepare(urls: Urls, changed: changes.Changes) -> None:

@@ -18,6 +18,9 @@ from warehouse import contract, embedded
 from warehouse.settings import PROJECT, Settings, TierhouseError
 
 SCHEMA = [PROJECT / "warehouse" / name for name in ("schema.sql", "analytics.sql", "comments.sql")]
+SCHEMAS = (
+    "raw", "quarantine", "pii", "ops", "staging", "intermediate", "features", "scores", "analytics",
+)  # fmt: skip
 # Which schemas a reading role sees. Personal data is for pii_reader alone; `raw` and `quarantine`
 # are for none of them.
 GRANTS = {
@@ -251,16 +254,24 @@ def _refuse_older_shape(connection: psycopg.Connection, url: str) -> None:
 
 
 def grant(connection: psycopg.Connection) -> None:
-    """Give the reading roles what they may see, and will: dbt replaces tables at every build."""
-    for role, schemas in GRANTS.items():
+    """Give the reading roles what they may see, and will, and take the rest: after every build.
+
+    dbt replaces tables, and a person may have granted in passing what nobody should see.
+    """
+    for role, seen in GRANTS.items():
         if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
             continue  # a server of one's own: its roles are its administrator's
-        for schema in schemas:
-            for statement in (
-                "grant usage on schema {} to {}",
-                "grant select on all tables in schema {} to {}",
-                "alter default privileges in schema {} grant select on tables to {}",
-            ):
+        for schema in SCHEMAS:
+            given = ("revoke all on all tables in schema {} from {}",)
+            if schema in seen:
+                given += (
+                    "grant usage on schema {} to {}",
+                    "grant select on all tables in schema {} to {}",
+                    "alter default privileges in schema {} grant select on tables to {}",
+                )
+            else:
+                given += ("revoke all on schema {} from {}",)
+            for statement in given:
                 connection.execute(
                     sql.SQL(statement).format(sql.Identifier(schema), sql.Identifier(role))
                 )

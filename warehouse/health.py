@@ -204,6 +204,10 @@ def _contents(url: str) -> list[tuple[str, str, str]]:
                 "select as_of_date, customers, published_at::date "
                 "from ops.published join ops.versions using (version_id)"
             ).fetchone()
+            ages = connection.execute(
+                "select table_name, as_of_date, age_hours, deadline_hours, is_stale "
+                "from analytics.freshness order by table_name"
+            ).fetchall()
     except psycopg.errors.UndefinedTable:
         return [("contents", "empty", "nothing was loaded yet")]
     rows = [("loaded", source or "nothing", f"last on {newest}" if loaded else "")]
@@ -213,4 +217,9 @@ def _contents(url: str) -> list[tuple[str, str, str]]:
     if published is not None:
         day, customers, when = published
         rows.append(("published", str(day), f"{customers:,} customers, on {when}"))
+    for table, day, hours, allowed, is_stale in ages:
+        age = f"of {day}, made {hours:,.0f} h ago"
+        if is_stale:
+            age += f", {allowed:,.0f} h are allowed"
+        rows.append((table, "stale" if is_stale else "fresh", age))
     return rows

@@ -24,7 +24,6 @@ from warehouse import retention
 from warehouse.connections import Urls, connect, connect_bulk, one_row, read_arrow
 from warehouse.settings import Refused, TierhouseError
 
-KEEP = 8  # versions whose rows are kept
 # Facts that people ask of a customer, as features.customer_features and scores.customer_tiers name
 # them, and how they come through Arrow.
 FACTS = {
@@ -420,7 +419,7 @@ def record_gate(
             )
 
 
-def publish(urls: Urls, day: date, keep: int = KEEP, run_id: str | None = None) -> str:
+def publish(urls: Urls, day: date, keep: int, run_id: str | None = None) -> str:
     """Let analysts see the newest scored version of this day; say what was done in one sentence.
 
     Its rows are compared with what was scored, then one pointer is moved, then the rows of all but

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     )
     horizon_days: int = Field(default=90, ge=1)
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
+    keep_versions: int = Field(default=8, ge=2)
     dag_run: str | None = None
     daily_source: str | None = None
     daily_since: date | None = None

@@ -151,7 +151,7 @@ def test_the_input_hash_follows_every_cell_and_not_the_order_of_the_rows(urls, q
 
 def test_a_day_that_was_not_scored_cannot_be_published(urls, query):
     with pytest.raises(TierhouseError, match=f"tierhouse score --as-of {DAY}"):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
 
 
 def test_after_its_gate_a_version_is_what_analysts_read_every_customer_once(
@@ -161,7 +161,7 @@ def test_after_its_gate_a_version_is_what_analysts_read_every_customer_once(
     assert published(query) == []
     gate(version)
     assert published(query) == []
-    said = publishing.publish(urls, DAY)
+    said = publishing.publish(urls, DAY, keep=8)
     assert version.version_id in said
     assert "3 customers" in said
     assert published(query) == as_written(DAY, "1")
@@ -172,11 +172,11 @@ def test_after_its_gate_a_version_is_what_analysts_read_every_customer_once(
 
 def test_without_a_gate_analysts_go_on_reading_the_version_before(urls, query, score, gate):
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     score(NEWER, "2", (1.0, 2.0, 3.0))
     before = query("select * from ops.published")
     with pytest.raises(Refused, match=f"tierhouse check tiers --as-of {NEWER}"):
-        publishing.publish(urls, NEWER)
+        publishing.publish(urls, NEWER, keep=8)
     assert query("select * from ops.published") == before
     assert published(query) == as_written(DAY, "1")
 
@@ -191,14 +191,14 @@ def test_a_failed_gate_is_kept_and_lets_nothing_through(urls, query, score):
     publishing.record_gate(urls, [found], None, passed=False)
     assert query("select version_id, success from ops.gate_results") == [(version, False)]
     with pytest.raises(Refused):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
 
 
 def test_publishing_twice_changes_nothing(urls, query, score, gate):
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     before = [query(f"select * from {table}") for table in OPS]
-    assert "already published" in publishing.publish(urls, DAY)
+    assert "already published" in publishing.publish(urls, DAY, keep=8)
     assert [query(f"select * from {table}") for table in OPS] == before
     assert published(query) == as_written(DAY, "1")
 
@@ -206,11 +206,11 @@ def test_publishing_twice_changes_nothing(urls, query, score, gate):
 def test_an_older_day_published_later_does_not_take_the_pointer(urls, query, score, gate):
     for day in (DAY, OLDER):
         gate(score(day))
-        said = publishing.publish(urls, day)
+        said = publishing.publish(urls, day, keep=8)
     assert f"go on reading {DAY}" in said
     assert published(query) == as_written(DAY, "1")
     gate(score(NEWER))
-    publishing.publish(urls, NEWER)
+    publishing.publish(urls, NEWER, keep=8)
     assert published(query) == as_written(NEWER, "1")
     assert query("select previous_version_id is null, customers from ops.publish_log "
                  "order by published_at") == [(True, 3), (False, 3)]  # fmt: skip
@@ -220,19 +220,19 @@ def test_another_version_of_the_published_day_takes_over_after_its_own_gate(
     urls, query, score, gate
 ):
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     version = score(model="2", spend=(1.0, 2.0))
     with pytest.raises(Refused):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
     assert published(query) == as_written(DAY, "1")
     gate(version)
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     assert published(query) == as_written(DAY, "2", (1.0, 2.0))
 
 
 def test_scoring_a_published_version_again_is_invisible(urls, query, score, gate):
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     everything = [query(f"select * from {table} order by 3") for table in SCORES[:2]]
     log = query("select * from ops.publish_log")
     score()
@@ -246,9 +246,9 @@ def test_a_version_scored_again_after_its_gate_has_to_pass_it_again(urls, query,
     gate(version)
     score()
     with pytest.raises(Refused):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
     gate(version)
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     assert published(query) == as_written(DAY, "1")
 
 
@@ -272,7 +272,7 @@ def test_a_gate_that_looked_before_the_rows_were_written_again_does_not_count(
     publishing.record_gate(urls, [], looked_at, passed=True)
     assert publishing.newest_version(urls, DAY).version_id == version.version_id
     with pytest.raises(Refused):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
 
 
 def test_a_write_that_breaks_half_way_leaves_what_was_there(urls, query, score, gate):
@@ -294,14 +294,14 @@ def test_a_version_has_the_rows_it_was_last_written_with(urls, query, score, gat
     """Fewer customers than before leave none of the earlier ones, nor a wrong count."""
     score()
     gate(score(spend=(4.0, 5.0)))
-    assert "2 customers" in publishing.publish(urls, DAY)
+    assert "2 customers" in publishing.publish(urls, DAY, keep=8)
     assert published(query) == as_written(DAY, "1", (4.0, 5.0))
 
 
 def test_what_analysts_read_is_never_written_again(urls, query, score, gate):
     """Same inputs, other rows: a library that changed, say. Nobody has gated these."""
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     score(spend=(999.0, 998.0, 997.0))
     assert published(query) == as_written(DAY, "1")
 
@@ -310,12 +310,12 @@ def test_a_gate_that_refuses_takes_back_what_it_had_passed(urls, score, gate):
     gate(score())
     publishing.record_gate(urls, [], publishing.newest_version(urls, DAY), passed=False)
     with pytest.raises(Refused):
-        publishing.publish(urls, DAY)
+        publishing.publish(urls, DAY, keep=8)
 
 
 def test_the_reasons_of_a_published_day_are_read_as_text_and_as_rows(query, urls, score, gate):
     gate(score())
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     score(NEWER)
     assert query(
         "select customer_id, reasons_en, reasons_zh from analytics.customer_tiers order by 1"
@@ -340,7 +340,7 @@ def test_scores_of_an_older_tierhouse_stay_and_have_what_it_knew(
     """From before partitions, reasons and intervals: two plain tables, and a view of 11 columns."""
     version = score()
     gate(version)
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     query(
         "create table public.customer_scores as select version_id, as_of_date, customer_id, "
         "horizon_days, expected_spend, purchase_probability, model_name, model_version "
@@ -380,7 +380,7 @@ def test_scores_of_an_older_tierhouse_stay_and_have_what_it_knew(
     assert query("select * from analytics.customer_reasons") == []
     query("drop table public.before")
     gate(score(NEWER))
-    publishing.publish(urls, NEWER)
+    publishing.publish(urls, NEWER, keep=8)
     assert published(query) == as_written(NEWER, "1")
     publishing.rollback(urls)
     assert published(query) == as_written(DAY, "1")
