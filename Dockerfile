@@ -1,4 +1,4 @@
-# One image for Airflow, MLflow and the commands that the DAGs run.
+# One image for Airflow, MLflow, the dashboard and the commands that the DAGs run.
 FROM python:3.11.14-slim-bookworm
 
 # LightGBM needs the OpenMP runtime; nothing is compiled here, every wheel is binary.

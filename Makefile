@@ -30,7 +30,7 @@ install: .venv/installed ## the locked environment in .venv
 demo: install ## the whole way on real data: load, features, models, tiers
 	@$(BIN)/tierhouse demo
 
-up: install ## start the warehouse, Airflow and MLflow
+up: install ## start the warehouse, Airflow, MLflow and the dashboard
 	@$(BIN)/tierhouse up
 
 down: install ## stop them

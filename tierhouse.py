@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from warehouse.connections import Urls
 
 NEXT = """Next: tierhouse sql "select * from analytics.customer_tiers limit 10"
-      tierhouse up      Airflow and MLflow; there the same day runs once more
+      tierhouse up      the dashboard, Airflow and MLflow; there the same day runs once more
       tierhouse down    stop what runs"""
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ class Size(StrEnum):
 
 
 class Language(StrEnum):
-    """What reasons are said in."""
+    """What reasons and reports are said in."""
 
     en = "en"
     zh = "zh"
@@ -569,6 +569,38 @@ def publish(as_of: AsOf) -> None:
 
 
 @app.command()
+def report(
+    as_of: AsOf,
+    language: Annotated[Language, typer.Option(help="English, or Chinese.")] = Language.en,
+) -> None:
+    """Write what happened to the customers' value on the published day, as one page.
+
+    HTML that needs no network, and Markdown, in `reports/` of the home; both are kept in MLflow.
+    Ends with 76 when analysts read another day.
+
+    Example: `tierhouse report --as-of 2018-01-01`
+    """
+    from ml import pipelines
+    from serving import report as insight
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    urls = open_warehouse(settings)
+    day = _day(as_of)
+    with console.status("Writing the report"):
+        try:
+            files = insight.write(
+                urls.analyst, day, language, settings.home / "reports",
+                pipelines.reason_names(language),
+            )  # fmt: skip
+        except insight.OtherDay as said:
+            _say(str(said))
+            raise typer.Exit(insight.OTHER_DAY) from None
+        pipelines.keep_report(settings, urls, day, files)
+    _say(f"Open {files.page} in a browser; {files.markdown.name} beside it says the same.")
+
+
+@app.command()
 def embed(
     as_of: AsOf,
     max_age_days: Annotated[
@@ -828,7 +860,7 @@ def demo(
 
 @app.command()
 def up() -> None:
-    """Start the warehouse, Airflow and MLflow, and say where they are.
+    """Start the warehouse, Airflow, MLflow and the dashboard, and say where they are.
 
     Example: `tierhouse up`
     """
@@ -836,15 +868,41 @@ def up() -> None:
     from warehouse.connections import open_warehouse
 
     settings = read_settings()
-    services.refuse_taken_ports(settings.home, settings.airflow_port, settings.mlflow_port)
+    services.refuse_taken_ports(
+        settings.home,
+        airflow=settings.airflow_port,
+        mlflow=settings.mlflow_port,
+        dashboard=settings.dashboard_port,
+    )
     with console.status("Starting the warehouse") as status:
         urls = open_warehouse(settings)
         environment = _environment(settings, urls)
         status.update("Preparing Airflow's database")
         services.migrate(environment)
-        status.update("Starting Airflow and MLflow")
+        status.update("Starting Airflow, MLflow and the dashboard")
         services.start(settings.home, environment, settings.secret("airflow_admin"))
     _show_status(settings)
+
+
+@app.command()
+def dashboard() -> None:
+    """Serve the analysts' pages on this machine until it is stopped. They only read.
+
+    Example: `tierhouse dashboard`
+    """
+    from serving import dashboard as pages
+    from warehouse import services
+    from warehouse.connections import open_warehouse
+
+    settings = read_settings()
+    services.refuse_taken(settings.dashboard_port, "the dashboard", "TIERHOUSE_DASHBOARD_PORT")
+    if settings.analyst_url is None:  # else it may be all that is known here
+        open_warehouse(settings)
+    program = Path(sys.executable).with_name("streamlit")
+    environment = pages.options(settings.dashboard_port) | NO_TELEMETRY | os.environ
+    _say(f"The dashboard is on http://127.0.0.1:{settings.dashboard_port} (Ctrl-C ends it).")
+    sys.stdout.flush()
+    os.execve(program, [str(program), "run", str(pages.APP)], environment)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -864,7 +922,7 @@ def airflow(context: typer.Context) -> None:
 
 @app.command()
 def down() -> None:
-    """Stop Airflow, MLflow and the embedded warehouse. Nothing is lost.
+    """Stop Airflow, MLflow, the dashboard and the embedded warehouse. Nothing is lost.
 
     Example: `tierhouse down`
     """
@@ -875,7 +933,7 @@ def down() -> None:
         stopped = [
             name
             for name, was_running in (
-                ("Airflow and MLflow", services.stop(settings.home)),
+                ("Airflow, MLflow and the dashboard", services.stop(settings.home)),
                 ("the warehouse", embedded.stop(settings)),
             )
             if was_running
@@ -948,6 +1006,7 @@ def _environment(settings: Settings, urls: "Urls") -> dict[str, str]:
         mlflow_url=urls.mlflow,
         airflow_port=settings.airflow_port,
         mlflow_port=settings.mlflow_port,
+        dashboard_port=settings.dashboard_port,
         secret=settings.secret,
         inherited=os.environ | settings.for_dags(),
     )

@@ -37,9 +37,10 @@ RUN = {
     "TIERHOUSE_DAG_RUN": "{{ dag.dag_id }}/{{ run_id }}",
 }
 NOT_YET = 75
+OTHER_DAY = 76
 
 
-def command(task_id, bash_command, *, env=None, **operator_arguments):
+def command(task_id, bash_command, *, env=None, skip_on_exit_code=None, **operator_arguments):
     """A task that runs one `tierhouse` command in a process of its own.
 
     Values reach the command as environment variables and never as text inside it, so that nothing
@@ -53,7 +54,7 @@ def command(task_id, bash_command, *, env=None, **operator_arguments):
         append_env=True,
         do_xcom_push=False,
         pre_execute=require_day,
-        skip_on_exit_code=None,
+        skip_on_exit_code=skip_on_exit_code,
         **operator_arguments,
     )
 

@@ -1,13 +1,15 @@
-"""Score every customer, audit the tiers out of sight, and only then let people see them.
+"""Score every customer, audit the tiers out of sight, let people see them, and say what changed.
 
 champion_model -> score -> gate -> publish -> customer_tiers
+                                   publish -> report (HTML and Markdown, also in MLflow)
 Publishing moves one pointer in one transaction: until then analytics.* shows the day before.
 When the gate is red: nothing was published. Read its log, mend the cause, clear the task score.
+The report is skipped for a day that analysts do not read: a newer one is published.
 When publish is red: no gate has passed for what was scored last; clear the gate.
 """
 
 from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag
-from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, command
+from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, OTHER_DAY, command
 
 
 @dag(
@@ -24,7 +26,10 @@ def score_customers():
     publish = command(
         "publish", 'tierhouse publish --as-of "$AS_OF_DATE"', outlets=[CUSTOMER_TIERS]
     )
-    chain(score, gate, publish)
+    report = command(
+        "report", 'tierhouse report --as-of "$AS_OF_DATE"', skip_on_exit_code=OTHER_DAY
+    )
+    chain(score, gate, publish, report)
 
 
 score_customers()

@@ -19,7 +19,8 @@ from warehouse.embedded import free_port
 PROJECT = Path(__file__).parents[1]
 FILE = PROJECT / "docker-compose.yml"
 SECRETS = {
-    "POSTGRES_SECRET", "WAREHOUSE_SECRET", "AIRFLOW_DB_SECRET", "MLFLOW_DB_SECRET",
+    "POSTGRES_SECRET", "WAREHOUSE_SECRET", "ANALYST_SECRET", "AIRFLOW_DB_SECRET",
+    "MLFLOW_DB_SECRET",
     "AIRFLOW_ADMIN_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_JWT_SECRET", "AIRFLOW_FERNET_SECRET",
 }  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}|\$\$")
@@ -169,11 +170,13 @@ def test_the_commands_of_the_file_come_up_healthy(compose, urls, tmp_path):
     services = fill(compose, secrets)["services"]
     for url in (urls.airflow, urls.mlflow):
         make_database(url, beside=urls.warehouse)
-    airflow_port, mlflow_port = free_port(), free_port()
+    airflow_port, mlflow_port, dashboard_port = free_port(), free_port(), free_port()
     addresses = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": urls.airflow,
         "MLFLOW_BACKEND_STORE_URI": urls.mlflow,
         "TIERHOUSE_WAREHOUSE_URL": urls.warehouse,
+        "TIERHOUSE_ANALYST_URL": urls.analyst,
+        "TIERHOUSE_DASHBOARD_PORT": str(dashboard_port),
         "AIRFLOW__API__PORT": str(airflow_port),
         "MLFLOW_PORT": str(mlflow_port),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
@@ -186,6 +189,7 @@ def test_the_commands_of_the_file_come_up_healthy(compose, urls, tmp_path):
             "/opt/tierhouse": str(PROJECT),
             "api-server:8080": f"127.0.0.1:{airflow_port}",
             "127.0.0.1:5000": f"127.0.0.1:{mlflow_port}",
+            "127.0.0.1:8501": f"127.0.0.1:{dashboard_port}",
             "0.0.0.0": "127.0.0.1",
         }.items():
             text = text.replace(there, place)
@@ -212,7 +216,7 @@ def test_the_commands_of_the_file_come_up_healthy(compose, urls, tmp_path):
     assert json.loads(passwords.read_text()) == {"admin": secrets["AIRFLOW_ADMIN_SECRET"]}
     assert passwords.stat().st_mode & 0o077 == 0
 
-    names = ["api-server", "scheduler", "dag-processor", "triggerer", "mlflow"]
+    names = ["api-server", "scheduler", "dag-processor", "triggerer", "mlflow", "dashboard"]
     running = {name: start(name) for name in names}
     try:
         deadline = time.monotonic() + 240

@@ -20,7 +20,7 @@ HOW_TO = PROJECT / "docs" / "how-to"
 COMMANDS = (
     "load", "delivery", "sources check", "quarantine list", "quarantine show", "quarantine replay",
     "lookup", "rotate-key", "simulate", "build", "check", "train", "tune", "promote",
-    "rollback", "score", "publish", "backtest", "embed", "lookalikes",
+    "rollback", "score", "publish", "report", "dashboard", "backtest", "embed", "lookalikes",
     "sql", "demo", "up", "down", "status", "doctor", "docs", "airflow",
 )  # fmt: skip
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/how-to/{p.name}" for p in HOW_TO.glob("*.md"))]
@@ -70,6 +70,20 @@ def test_every_command_a_page_names_exists(page):
         r"(?:^|`|bin/)tierhouse ([a-z-]+)", (PROJECT / page).read_text(), re.MULTILINE
     )
     assert set(named) <= {command.split()[0] for command in COMMANDS}
+
+
+def test_a_report_of_what_nobody_published(refused):
+    said = refused(1, "report", "--as-of", "2018-01-01")
+    assert "Nothing is published" in said and "tierhouse publish" in said
+
+
+def test_a_dashboard_whose_port_is_anothers(refused):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = refused(1, "dashboard", TIERHOUSE_DASHBOARD_PORT=port)
+    assert port in said and "TIERHOUSE_DASHBOARD_PORT" in said
 
 
 def test_a_path_that_is_not_there(refused):

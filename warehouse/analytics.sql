@@ -460,5 +460,42 @@ select
 from ops.publish_log as log
 inner join ops.versions as versions using (version_id);
 
+-- What a customer did, day by day, as far as it was known on the published day. A function and no
+-- view, as dbt may make its table anew; by its owner's rights, as analysts see no other schema.
+create or replace function analytics.customer_timeline(customer text)
+returns table (event_date date, kind text, events bigint, amount numeric)
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    if to_regclass('features.customer_events') is null then
+        return;
+    end if;
+    return query
+    select
+        stream.event_date,
+        (array[
+            'purchase', 'return', 'view', 'search', 'wishlist', 'cart_add', 'cart_remove',
+            'checkout', 'login', 'support', 'review', 'negative_review', 'contact', 'open',
+            'click', 'redemption'
+        ])[stream.kind] as kind,
+        count(*) as events,
+        round(
+            sum(sign(stream.log_amount) * (exp(abs(stream.log_amount)) - 1))::numeric, 2
+        ) as amount
+    from features.customer_events as stream
+    where stream.customer_id = customer
+        and stream.known_on <= (
+            select versions.as_of_date
+            from ops.published as published
+            inner join ops.versions as versions using (version_id)
+        )
+    group by 1, 2
+    order by 1, 2;
+end
+$$;
+
+comment on function analytics.customer_timeline(text) is
+    'What a customer did by day and kind (purchase, return, view, …), and the money that moved, as '
+    'far as it was known on the published day: select * from analytics.customer_timeline(…).';
+
 -- Tables from before partitions; no view reads them any more.
 drop table if exists scores.customer_scores_before, scores.customer_tiers_before;

@@ -37,6 +37,7 @@ class Urls:
 
     warehouse: str
     reader: str
+    analyst: str
     pii: str
     airflow: str
     mlflow: str
@@ -52,6 +53,7 @@ def open_warehouse(settings: Settings) -> Urls:
         found = Urls(
             warehouse=embedded.url(settings, port, "warehouse", "warehouse"),
             reader=embedded.url(settings, port, "data_scientist", "warehouse"),
+            analyst=analyst_url(settings),
             pii=embedded.url(settings, port, "pii_reader", "warehouse"),
             airflow=embedded.url(settings, port, "airflow", "airflow"),
             mlflow=embedded.url(settings, port, "mlflow", "mlflow"),
@@ -63,12 +65,28 @@ def open_warehouse(settings: Settings) -> Urls:
         found = Urls(
             warehouse=warehouse,
             reader=warehouse,
+            analyst=analyst_url(settings),
             pii=warehouse,
             airflow=_sibling(warehouse, f"{name}_airflow"),
             mlflow=_sibling(warehouse, f"{name}_mlflow"),
         )
     _prepare(found.warehouse, administrator)
     return found
+
+
+def analyst_url(settings: Settings) -> str:
+    """The address with which people's pages read: the role analyst of the embedded server, or
+    TIERHOUSE_ANALYST_URL, or else that of the whole warehouse. Starts nothing.
+
+    Raises TierhouseError: the embedded server is down.
+    """
+    for given in (settings.analyst_url, settings.warehouse_url):
+        if given is not None:
+            return given.get_secret_value()
+    port = embedded.running_port(settings)
+    if port is None:
+        raise TierhouseError("The warehouse is down. Start it with `tierhouse up`.")
+    return embedded.url(settings, port, "analyst", "warehouse")
 
 
 @contextmanager

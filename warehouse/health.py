@@ -35,6 +35,7 @@ def state(settings: Settings) -> list[tuple[str, str, str]]:
             "api-server": f"http://{embedded.HOST}:{settings.airflow_port}",
             # its front page is about traces of language models; ours is its first experiment
             "mlflow": f"http://{embedded.HOST}:{settings.mlflow_port}/#/experiments/1/runs",
+            "dashboard": f"http://{embedded.HOST}:{settings.dashboard_port}",
         }.get(service.name, "")
         rows.append((service.name, "down" if service.pid is None else "up", place))
     if any(service == "api-server" and up == "up" for service, up, _ in rows):
@@ -50,7 +51,7 @@ def examine(settings: Settings) -> list[Finding]:
     looks: list[Callable[[Settings], Finding]] = [_python, _packages, _openmp, _demo_data, _home]
     if settings.warehouse_url is None:
         looks.append(_system_user)
-    looks += [_space, _warehouse, _airflow_port, _mlflow_port]
+    looks += [_space, _warehouse, _airflow_port, _mlflow_port, _dashboard_port]
     return [look(settings) for look in looks]
 
 
@@ -73,6 +74,7 @@ def _packages(settings: Settings) -> Finding:
             "duckdb",
             "great_expectations",
             "mlflow",
+            "streamlit",
             "torch",
         )
         if importlib.util.find_spec(name) is None
@@ -161,6 +163,10 @@ def _airflow_port(settings: Settings) -> Finding:
 
 def _mlflow_port(settings: Settings) -> Finding:
     return _port(settings, settings.mlflow_port, "MLflow", "TIERHOUSE_MLFLOW_PORT")
+
+
+def _dashboard_port(settings: Settings) -> Finding:
+    return _port(settings, settings.dashboard_port, "the dashboard", "TIERHOUSE_DASHBOARD_PORT")
 
 
 def _port(settings: Settings, port: int, service: str, variable: str) -> Finding:

@@ -1,4 +1,5 @@
-"""Airflow and MLflow without Docker: their environment, and the five processes of `tierhouse up`.
+"""Airflow, MLflow and the dashboard without Docker: their environment, and the processes of
+`tierhouse up`.
 
 A `supervisord` of the installation keeps the processes running and starts again what dies. It is
 controlled by its pid and signals only: no control port, no password. Everything listens on
@@ -36,6 +37,7 @@ COMMANDS = {
     "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
     "dag-processor": ("airflow", "dag-processor"),
     "mlflow": ("mlflow", "server"),
+    "dashboard": ("tierhouse", "dashboard"),
 }
 ADMIN = "admin"
 STOP_SECONDS = 30
@@ -46,6 +48,7 @@ NO_TELEMETRY = {
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
 }
 
 
@@ -65,10 +68,11 @@ def environment(
     mlflow_url: str,
     airflow_port: int,
     mlflow_port: int,
+    dashboard_port: int,
     secret: Callable[[str], str],
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
-    """Everything Airflow, MLflow and the commands they run find in their environment.
+    """What Airflow, MLflow, the dashboard and the commands they run find in their environment.
 
     `inherited` is what a `tierhouse` command needs to find its warehouse, the caller's own
     environment included. `secret` returns the installation's secret of a name.
@@ -80,6 +84,7 @@ def environment(
         **inherited,
         "PATH": os.pathsep.join((str(BINARIES), inherited.get("PATH", os.defpath))),
         "TIERHOUSE_HOME": str(home),
+        "TIERHOUSE_DASHBOARD_PORT": str(dashboard_port),
         "NO_PROXY": loopback,  # tasks report to the api-server over HTTP
         "no_proxy": loopback,
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS ends forked tasks without it
@@ -154,7 +159,7 @@ def start(
     admin_password: str,
     timeout_seconds: float = 300,
 ) -> bool:
-    """Start the five processes and wait until all are healthy; False when they run already.
+    """Start the processes and wait until all are healthy; False when they run already.
 
     Raises TierhouseError: a port is taken (nothing was started), or a process does not come up
     (with the end of its log; everything is stopped again).
@@ -163,7 +168,10 @@ def start(
         if _supervisor(home) is not None:
             return False
         refuse_taken_ports(
-            home, int(environment["AIRFLOW__API__PORT"]), int(environment["MLFLOW_PORT"])
+            home,
+            airflow=int(environment["AIRFLOW__API__PORT"]),
+            mlflow=int(environment["MLFLOW_PORT"]),
+            dashboard=int(environment["TIERHOUSE_DASHBOARD_PORT"]),
         )
         _write(_password_file(home), json.dumps({ADMIN: admin_password}) + "\n")
         _write(_configuration_file(home), _configuration(home))
@@ -197,11 +205,12 @@ def refuse_running(home: Path) -> None:
         )
 
 
-def refuse_taken_ports(home: Path, airflow_port: int, mlflow_port: int) -> None:
+def refuse_taken_ports(home: Path, *, airflow: int, mlflow: int, dashboard: int) -> None:
     """Raise TierhouseError when a port is another's; our own running processes may hold them."""
     if _supervisor(home) is None:
-        _refuse_taken(airflow_port, "Airflow", "TIERHOUSE_AIRFLOW_PORT")
-        _refuse_taken(mlflow_port, "MLflow", "TIERHOUSE_MLFLOW_PORT")
+        refuse_taken(airflow, "Airflow", "TIERHOUSE_AIRFLOW_PORT")
+        refuse_taken(mlflow, "MLflow", "TIERHOUSE_MLFLOW_PORT")
+        refuse_taken(dashboard, "the dashboard", "TIERHOUSE_DASHBOARD_PORT")
 
 
 def stop(home: Path) -> bool:
@@ -213,7 +222,7 @@ def stop(home: Path) -> bool:
 
 
 def status(home: Path) -> list[Service]:
-    """The five services and their pids. Starts nothing."""
+    """The services and their pids. Starts nothing."""
     supervisor = _supervisor(home)
     alive = {child.pid for child in supervisor.children()} if supervisor else set()
     log = _read(home / "logs" / "supervisord.log")  # the one place that knows names and pids
@@ -226,10 +235,12 @@ def unhealthy(environment: Mapping[str, str]) -> list[str]:
     """The services that do not say of themselves that they are well."""
     airflow = f"http://{HOST}:{environment['AIRFLOW__API__PORT']}/api/v2/monitor/health"
     mlflow = f"http://{HOST}:{environment['MLFLOW_PORT']}/health"
+    dashboard = f"http://{HOST}:{environment['TIERHOUSE_DASHBOARD_PORT']}/_stcore/health"
     report = json.loads(_get(airflow) or "{}")
     healthy = {
         "api-server": report.get("metadatabase", {}).get("status") == "healthy",
         "mlflow": _get(mlflow) is not None,
+        "dashboard": _get(dashboard) is not None,
     }
     for name in ("scheduler", "triggerer", "dag-processor"):
         healthy[name] = report.get(name.replace("-", "_"), {}).get("status") == "healthy"
@@ -245,7 +256,8 @@ def _get(url: str) -> bytes | None:
         return None
 
 
-def _refuse_taken(port: int, service: str, setting: str) -> None:
+def refuse_taken(port: int, service: str, setting: str) -> None:
+    """Raise TierhouseError when the port is in use, and say by whom where that can be known."""
     if is_free(port):
         return
     holder = "another process"

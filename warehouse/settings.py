@@ -56,8 +56,10 @@ class Settings(BaseSettings):
     landing: Path | None = None
     warehouse_url: SecretStr | None = None
     warehouse_port: int | None = Field(default=None, ge=1, le=65535)
+    analyst_url: SecretStr | None = None
     airflow_port: int = Field(default=8080, ge=1, le=65535)
     mlflow_port: int = Field(default=5000, ge=1, le=65535)
+    dashboard_port: int = Field(default=8501, ge=1, le=65535)
     mlflow_tracking_uri: SecretStr | None = Field(
         default=None, validation_alias="MLFLOW_TRACKING_URI"
     )
@@ -76,7 +78,7 @@ class Settings(BaseSettings):
         except RuntimeError:
             raise ValueError("the home directory of that user is not known") from None
 
-    @field_validator("warehouse_url")
+    @field_validator("warehouse_url", "analyst_url")
     @classmethod
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None:

@@ -684,3 +684,15 @@ def test_look_alikes_take_the_newest_day_and_the_shops_own_identifier(embedded, 
         pipelines.look_alikes(urls, "17851", 5, None)
     with pytest.raises(TierhouseError, match=r"no embeddings of 2020-01-01.*--as-of 2020-01-01"):
         pipelines.look_alikes(urls, customer, 5, date(2020, 1, 1))
+
+
+def test_a_days_report_is_one_run_whose_files_are_replaced(shop, urls, tmp_path):
+    page = tmp_path / "2025-06-08.html"
+    for text in ("first", "second"):
+        page.write_text(text)
+        pipelines.keep_report(shop, urls, date(2025, 6, 8), [page])
+    found = mlflow.search_runs(experiment_names=[pipelines.REPORTS], output_format="list")
+    (run,) = found
+    assert run.data.tags["as_of_date"] == "2025-06-08"
+    kept = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path / "a"))
+    assert [file.read_text() for file in Path(kept).iterdir()] == ["second"]

@@ -36,6 +36,7 @@ def installation(settings, urls):
         mlflow_url=urls.mlflow,
         airflow_port=free_port(),
         mlflow_port=free_port(),
+        dashboard_port=free_port(),
         secret=settings.secret,
         inherited={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
     )
@@ -66,6 +67,7 @@ def test_the_state_is_all_below_home(settings, installation):
     [
         ("AIRFLOW__API__PORT", "TIERHOUSE_AIRFLOW_PORT"),
         ("MLFLOW_PORT", "TIERHOUSE_MLFLOW_PORT"),
+        ("TIERHOUSE_DASHBOARD_PORT", "TIERHOUSE_DASHBOARD_PORT"),
     ],
 )
 def test_a_port_in_use_stops_it_before_anything_starts(tmp_path, installation, variable, setting):
@@ -126,7 +128,7 @@ def test_the_whole_chain_runs_under_the_scheduler_and_stops_without_a_trace(sett
             ("load_shop", "delivery"), ("load_shop", "load"), ("load_shop", "check"),
             ("build_features", "build"), ("build_features", "check"), ("train_models", "train"),
             ("score_customers", "score"), ("score_customers", "check"),
-            ("score_customers", "publish"),
+            ("score_customers", "publish"), ("score_customers", "report"),
         ]  # fmt: skip
         conf = {"source": "online_retail", "path": ODD_PATH}
         by_key = {"partition_key": "2026-11-05", "conf": conf}
