@@ -257,16 +257,24 @@ def _run_dbt(
         elif event.info.name == "LogTestResult":
             progress(data.node_info.node_name, data.index, data.num_models)
 
-    outcome = dbtRunner(callbacks=[hear]).invoke(
+    where = [
+        "--target", target,
+        "--project-dir", str(DBT_PROJECT),
+        "--profiles-dir", str(DBT_PROJECT),
+        "--target-path", str(state / "dbt" / "target"),
+        "--log-path", str(state / "dbt" / "logs"),
+        "--log-level", "none",
+    ]  # fmt: skip
+    # dbt parses everything anew when a variable is another than last time, and the days always are.
+    # No file says something else to the parser by them: it keeps what it knows, and runs with them.
+    parsed = dbtRunner().invoke(["parse", *where])
+    if parsed.exception is not None:
+        raise TierhouseError(f"dbt could not run: {one_line(str(parsed.exception))}")
+    outcome = dbtRunner(manifest=parsed.result, callbacks=[hear]).invoke(
         ["build",
          "--exclude-resource-type", "unit_test",  # truths of the code, held by its own tests
          *(["--full-refresh"] if is_whole else []),
-         "--target", target,
-         "--project-dir", str(DBT_PROJECT),
-         "--profiles-dir", str(DBT_PROJECT),
-         "--target-path", str(state / "dbt" / "target"),
-         "--log-path", str(state / "dbt" / "logs"),
-         "--log-level", "none",
+         *where,
          "--vars", json.dumps(variables)]
     )  # fmt: skip
     if target is Target.duckdb:
