@@ -8,6 +8,12 @@ The model learns once, from windows that closed before the first day, and scores
 features of that day, as `tierhouse score` does. What the customers then spent in the horizon after
 each day says what the first tier was worth. Beside the policy's hysteresis it tries others, so that
 a default can be chosen.
+
+    .venv/bin/python -m bench.tiers --origins 2017-08-01,2017-09-01,2017-10-01 --horizon 91
+
+Instead of the replay: tiers on days whose windows the model had not seen. What the first tier
+brought, beside the share that the best tenth brought on the scoreboard, and whether realised spend
+per customer is in the order of the tiers.
 """
 
 import argparse
@@ -25,14 +31,16 @@ import numpy as np
 import pandas as pd
 
 from bench.machine import installation, time_tierhouse
-from ml import cutoffs, lightgbm_hurdle, tiers
-from ml.tier_policy import Policy, make_policy, read_policy
+from ml import backtest, cutoffs, lightgbm_hurdle, promotion, tier_evaluation, tiers
+from ml.tier_policy import Policy, Tier, make_policy, read_policy
+from warehouse import building
 from warehouse.building import read_history
 from warehouse.connections import open_warehouse
-from warehouse.settings import DUCKDB_FILE, Settings
+from warehouse.settings import DUCKDB_FILE, Settings, Target
 
 Frame = pd.DataFrame
 
+MODEL = "lightgbm_hurdle"
 DAYS = 60
 HORIZON_DAYS = 90
 MARGINS, WAITS = (0.0, 0.05, 0.1, 0.15, 0.2), (0, 1, 3, 7, 14)
@@ -103,6 +111,41 @@ def scored_days(features: Frame, labels: Frame, first: date, days: int) -> dict[
     return found
 
 
+def held_out(features: Frame, labels: Frame, origins: Sequence[date], horizon: int) -> str:
+    """Tiers of a tenth, a fifth and so on, and those of the policy, on each origin, as Markdown."""
+    tenth = make_policy([Tier(name=f"{share:.0%}", share=share) for share in (0.1, 0.2, 0.3, 0.4)])
+    estimator, said = promotion.remembered(backtest.MODELS[MODEL])
+    board = backtest.run(
+        features, labels, origins, horizon, {MODEL: estimator}, {}, resamples=1,
+        say=lambda what: print(what, file=sys.stderr),
+    )  # fmt: skip
+    lines = [
+        "| origin | best tenth of the board | first tier of 10 % | precision, recall | spend per "
+        "customer by tier | ordered | spend per customer by the policy's tier | ordered |",
+        "|---|--:|--:|--:|---|---|---|---|",
+    ]
+    by_tenth, by_policy = (
+        tier_evaluation.evaluate_windows(said, labels, policy) for policy in (tenth, read_policy())
+    )
+    for origin in board.origins:
+        day = origin.as_of_date
+        top = tier_evaluation.top_tier(by_tenth[day])
+        brought = tier_evaluation.metrics({day: by_tenth[day]})["top_tier_capture"]
+        cells = [
+            f"{origin.models[MODEL]['capture_top10']:.4f}",
+            f"{brought:.4f}",
+            f"{top.precision:.3f}, {top.recall:.3f}",
+        ]
+        for results in (by_tenth[day], by_policy[day]):
+            means = [one.realised_spend / max(one.customers, 1) for one in results]
+            cells += [
+                ", ".join(f"{mean:,.2f}" for mean in means),
+                "yes" if tier_evaluation.is_ordered(results) else "no",
+            ]
+        lines.append(f"| {day} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def page(held: Mapping[tuple[float, int], Replay], chosen: tuple[float, int]) -> str:
     """The result as Markdown."""
     plain = held[0.0, 0]
@@ -122,10 +165,10 @@ def page(held: Mapping[tuple[float, int], Replay], chosen: tuple[float, int]) ->
     return "\n".join(lines) + "\n"
 
 
-def read(file: Path, days: Sequence[date]) -> tuple[Frame, Frame]:
+def read(file: Path, days: Sequence[date], horizon: int) -> tuple[Frame, Frame]:
     """The features of these days, every one as a number, and their labels."""
     with duckdb.connect(str(file), read_only=True) as connection:
-        asked = {"days": [day.isoformat() for day in days], "horizon": HORIZON_DAYS}
+        asked = {"days": [day.isoformat() for day in days], "horizon": horizon}
         there = "where as_of_date in (select unnest($days)::date)"
         frame = connection.execute(
             f"select * from features.customer_features {there} order by as_of_date, customer_id",
@@ -144,33 +187,16 @@ def read(file: Path, days: Sequence[date]) -> tuple[Frame, Frame]:
 
 
 def needed_days(first_order: date, first: date, days: int) -> list[date]:
+    """Of the replay."""
     learned = cutoffs.training_cutoffs(first, first_order, HORIZON_DAYS)
     return sorted({*learned, *(first + timedelta(days=n) for n in range(days))})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("path", nargs="?", default="")
-    parser.add_argument("--source", default="complete_journey")
-    parser.add_argument("--first", type=date.fromisoformat, default=date(2017, 8, 1))
-    parser.add_argument("--days", type=int, default=DAYS)
-    parser.add_argument("--home", type=Path, help="An installation whose days are built.")
-    asked = parser.parse_args()
-    if asked.home is not None:
-        print(measure(Settings(home=asked.home), asked.first, asked.days))
-        return
-    with TemporaryDirectory() as place, installation(Path(place)) as settings:
-        time_tierhouse(settings, "load", asked.source, *([asked.path] if asked.path else []))
-        first_order = read_history(open_warehouse(settings)).first
-        listed = ",".join(map(str, needed_days(first_order, asked.first, asked.days)))
-        print(f"Building {listed.count(',') + 1} days", file=sys.stderr)
-        time_tierhouse(settings, "build", "--target", "duckdb", "--as-of", listed)
-        print(measure(settings, asked.first, asked.days))
-
-
 def measure(settings: Settings, first: date, days: int) -> str:
+    """The replay, on an installation whose days are built."""
     first_order = read_history(open_warehouse(settings)).first
-    frame, labels = read(settings.home / DUCKDB_FILE, needed_days(first_order, first, days))
+    needed = needed_days(first_order, first, days)
+    frame, labels = read(settings.home / DUCKDB_FILE, needed, HORIZON_DAYS)
     found = scored_days(frame, labels, first, days)
     policy = read_policy()
     rule = policy.hysteresis
@@ -181,11 +207,38 @@ def measure(settings: Settings, first: date, days: int) -> str:
         held[margin, wait] = replay(found, make_policy(policy.tiers, **said))
     described = (
         f"{days} days from {first}, {len(found[first]):,} customers on the first; the model "
-        f"learned from windows of {HORIZON_DAYS} days that closed before. Moves are customers "
-        f"in another tier than the day before. The loss is of what as many customers, ranked first "
+        f"learned from windows of {HORIZON_DAYS} days that closed before. Moves are customers in "
+        f"another tier than the day before. The loss is of what as many customers, ranked first "
         f"that day, brought in the {HORIZON_DAYS} days after it."
     )
     return f"{textwrap.fill(described, 80)}\n\n{page(held, chosen)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("path", nargs="?", default="")
+    parser.add_argument("--source", default="complete_journey")
+    parser.add_argument("--first", type=date.fromisoformat, default=date(2017, 8, 1))
+    parser.add_argument("--days", type=int, default=DAYS)
+    parser.add_argument("--origins", default="")
+    parser.add_argument("--horizon", type=int, default=HORIZON_DAYS)
+    asked = parser.parse_args()
+    origins = [date.fromisoformat(day) for day in asked.origins.split(",") if day]
+    with TemporaryDirectory() as place, installation(Path(place)) as settings:
+        time_tierhouse(settings, "load", asked.source, *([asked.path] if asked.path else []))
+        urls = open_warehouse(settings)
+        first_order = read_history(urls).first
+        if origins:
+            days = cutoffs.backtest_days(origins, first_order, asked.horizon)
+        else:
+            days = needed_days(first_order, asked.first, asked.days)
+        print(f"Building {len(days)} days", file=sys.stderr)
+        building.build(urls, days, settings.home, Target.duckdb, horizon_days=asked.horizon)
+        if origins:
+            features, labels = read(settings.home / DUCKDB_FILE, days, asked.horizon)
+            print(held_out(features, labels, origins, asked.horizon))
+        else:
+            print(measure(settings, asked.first, asked.days))
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def try_policy(urls: Urls, policy: Policy) -> Trial | None:
     past = [name for name in HISTORY if name in (*policy.columns, "tenure_days")]
     rows = read_arrow(
         urls.warehouse,
-        "select customer_id, drawn.tier, drawn.expected_spend::float8 as spend, "
+        "select drawn.customer_id, drawn.tier, drawn.expected_spend::float8 as spend, "
         + ", ".join(f"said.{name}::float8 as {name}" for name in FORECASTS)
         + ", "
         + ", ".join(f"before.{name}::float8 as {name}" for name in past)
         + " from scores.customer_tiers as drawn "
         "join scores.customer_scores as said using (version_id, customer_id) "
-        "left join features.customer_features as before using (customer_id, as_of_date) "
-        "where version_id = $1 and said.horizon_days = $2",
+        "left join features.customer_features as before on before.customer_id = drawn.customer_id "
+        "and before.as_of_date = drawn.as_of_date where version_id = $1 and said.horizon_days = $2",
         [version, days],
     )
     frame = rows.to_pandas(types_mapper={pa.string(): pd.StringDtype()}.get)
