@@ -214,3 +214,15 @@ def test_the_figure_names_every_segment_and_trait(found):
     rows = [label.get_text().split("\n")[0] for label in axes.get_yticklabels()]
     assert rows == list(found.definition.names)
     assert [one.get_text() for one in axes.get_xticklabels()] == list(found.definition.traits)
+
+
+def test_a_segment_that_is_gone_takes_no_name_from_its_neighbour():
+    """Matched by the least sum of distances alone, both centres would have moved one place on."""
+    one = np.ones(1)
+    measured = np.array([[0.0], [1.0]])
+    before = segments.Definition(
+        ("recency_days",), ("gone", "stayed"), np.expm1(measured), mean=one, spread=one
+    )
+    now = np.array([[0.98], [3.0]]) - one
+    names = segments._names(now, replace(before, names=()), before)
+    assert names == ("stayed", "lapsed_customers")
