@@ -1,5 +1,6 @@
 """What the four DAGs share: the assets that chain them and the one way to run a command."""
 
+import logging
 import os
 import re
 from datetime import date, timedelta
@@ -74,6 +75,16 @@ def wait(task_id, bash_command, *, env):
         poke_interval=timedelta(minutes=5),
         pre_execute=require_day_and_inherit,
         retry_exit_code=NOT_YET,
+    )
+
+
+async def tell_late(context, **_):
+    """What Airflow runs, in the triggerer, when a run has missed its deadline."""
+    run = context.get("dag_run") or {}
+    logging.getLogger(__name__).error(
+        "%s has not ended in time: analysts go on reading what was published before. Look at the "
+        "run in the grid, and at `tierhouse status`.",
+        run.get("dag_run_id") or run.get("run_id") or "A run",
     )
 
 

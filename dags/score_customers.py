@@ -5,15 +5,44 @@ champion_model -> score -> gate -> publish -> customer_tiers
 Publishing moves one pointer in one transaction: until then analytics.* shows the day before.
 When the gate is red: nothing was published. Read its log, mend the cause, clear the task score.
 The report is skipped for a day that analysts do not read: a newer one is published.
-When publish is red: no gate has passed for what was scored last; clear the gate.
+When publish is red: no gate has passed for what was scored last, or it was scored before something
+newer was published or taken back; its log says which. Clear the gate, or score.
+When a run takes more than four hours: Airflow counts it as a missed deadline, and the triggerer's
+log has an error that says so. `tierhouse status` says how old the tiers are, also when no
+scheduler runs.
 """
 
-from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag
-from building_blocks import CHAMPION_MODEL, CUSTOMER_TIERS, DEFAULT_ARGS, OTHER_DAY, command
+from datetime import timedelta
+
+from airflow.sdk import (
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    PartitionedAssetTimetable,
+    chain,
+    dag,
+)
+from building_blocks import (
+    CHAMPION_MODEL,
+    CUSTOMER_TIERS,
+    DEFAULT_ARGS,
+    OTHER_DAY,
+    command,
+    tell_late,
+)
+
+TIERS_ARE_LATE = DeadlineAlert(
+    name="tiers are late",
+    reference=DeadlineReference.DAGRUN_QUEUED_AT,
+    interval=timedelta(hours=4),
+    callback=AsyncCallback(tell_late),
+)
 
 
 @dag(
     schedule=PartitionedAssetTimetable(assets=CHAMPION_MODEL),
+    deadline=TIERS_ARE_LATE,
     default_args=DEFAULT_ARGS,
     max_active_runs=1,
     doc_md=__doc__,

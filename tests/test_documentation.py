@@ -3,9 +3,13 @@
 import re
 import shlex
 from collections.abc import Callable
+from datetime import date
 
+import psycopg
 import pytest
+import versions
 
+from warehouse import publishing
 from warehouse.connections import connect
 from warehouse.contract import TABLES
 from warehouse.settings import PROJECT
@@ -88,6 +92,28 @@ def test_the_contract_is_told_as_it_is():
         starred = {name.strip("*") for name in re.split(", |; ", row) if name.endswith("*")}
         needed = {name for name in table.columns if table.is_required(name)}
         assert starred == needed - {"currency"}
+
+
+def test_every_question_to_the_warehouse_is_answered(run, urls):
+    day = date(2025, 6, 1)
+    versions.write_gated(urls, day, {"a": ("platinum", 50.0), "b": ("bronze", 1.0)})
+    publishing.publish(urls, day, keep=8)
+    (command,) = commands("ask-the-warehouse.md")
+    assert "platinum,1," in run(command)
+    page = (HOW_TO / "ask-the-warehouse.md").read_text()
+    with psycopg.connect(urls.warehouse) as connection:
+        for query in blocks("ask-the-warehouse.md", "sql"):
+            asked = connection.execute(query.encode())
+            assert asked.description, query
+            if "limit" not in query:
+                assert (
+                    asked.fetchall() or "cohort" in query or "segment" in query or "model" in query
+                )
+        views = connection.execute(
+            "select relname from pg_class where relnamespace = 'analytics'::regnamespace"
+        ).fetchall()
+    unasked = {name for (name,) in views} - set(re.findall(r"analytics\.(\w+)", page))
+    assert unasked == {"customer_reasons", "model_curves", "quarantine_summary"}
 
 
 def test_every_reason_for_quarantine_is_told():

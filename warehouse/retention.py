@@ -44,7 +44,7 @@ def prune(urls: Urls, keep: int) -> Sequence[str]:
         if not is_ours:
             return []
         pruned = _mark(connection, keep)
-        connection.execute("set lock_timeout = '3s'")
+        connection.execute("set lock_timeout = '1s'")
         for name, is_attached, is_pending, parent in connection.execute(
             "select parts.relname, inhrelid is not null, inhdetachpending, parents.relname "
             "from pg_class as parts "
@@ -52,7 +52,8 @@ def prune(urls: Urls, keep: int) -> Sequence[str]:
             "and parts.relname = any(select unnest(%s::text[]) || '_' || versions.version_id) "
             "left join pg_inherits on inhrelid = parts.oid "
             "left join pg_class as parents on parents.oid = inhparent "
-            "where parts.relnamespace = 'scores'::regnamespace and parts.relkind = 'r'",
+            "where parts.relnamespace = 'scores'::regnamespace and parts.relkind = 'r' "
+            "order by inhdetachpending desc nulls last",
             [list(TABLES)],
         ).fetchall():
             part = sql.Identifier("scores", name)
@@ -66,8 +67,11 @@ def prune(urls: Urls, keep: int) -> Sequence[str]:
                         )
                     )
                 connection.execute(sql.SQL("drop table {}").format(part))
-            except psycopg.errors.LockNotAvailable:
-                continue  # somebody still reads it
+            except (
+                psycopg.errors.LockNotAvailable,  # somebody still reads it
+                psycopg.errors.ObjectNotInPrerequisiteState,  # another part waits for a reader
+            ):
+                continue
     return pruned
 
 

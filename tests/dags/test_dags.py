@@ -86,6 +86,11 @@ def read(dag):
         "max_active_runs": dag.max_active_runs,
         "waits_for": [condition.name] if condition else [],
         "params": list(dag.params),
+        "deadline": [
+            [alert.reference.reference_name, alert.interval.total_seconds() / 3600,
+             alert.callback.path]
+            for alert in dag.deadline or []
+        ],
         "tasks": {
             task.task_id: {
                 "command": task.bash_command,
@@ -216,6 +221,12 @@ def test_the_asset_graph_is_exactly_this(dags):
         "train_models": (["customer_features"], {"train": ["champion_model"]}),
         "score_customers": (["champion_model"], {"publish": ["customer_tiers"]}),
         "backtest_models": ([], {}),
+    }
+
+
+def test_tiers_that_are_late_raise_an_alarm(dags):
+    assert {name: dag["deadline"] for name, dag in dags.items() if dag["deadline"]} == {
+        "score_customers": [["DagRunQueuedAtDeadline", 4, "building_blocks.tell_late"]]
     }
 
 
