@@ -468,7 +468,7 @@ add column if not exists precision double precision,
 add column if not exists recall double precision,
 add column if not exists f1 double precision;
 
--- Points of the curves that a figure draws, pooled over the origins of the scoreboard. gain: share of
+-- Points of the curves that a figure draws, on the newest origin of the scoreboard. gain: share of
 -- the customers, ranked first, against their share of the spend; calibration: expected spend of a
 -- tenth against its spend.
 create table if not exists scores.model_curves (
