@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 from scipy.special import expit
 
-from ml import lightgbm_hurdle, treeshap
+from ml import curves, lightgbm_hurdle, treeshap
 from ml.backtest import Backtest
 from ml.metrics import CONFUSION, DECILES
 from ml.segments import Profile, Segments
@@ -31,9 +31,7 @@ def calibration(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
     expected_spend = judged.newest.predictions[model].expected_spend
     if expected_spend is None:
         raise ValueError(f"{model} only ranks customers: it has no spend to compare")
-    tenths = np.array_split(np.argsort(-expected_spend, kind="stable"), 10)
-    expected = [expected_spend[rows].mean() if rows.size else np.nan for rows in tenths]
-    actual = [judged.newest.spend[rows].mean() if rows.size else np.nan for rows in tenths]
+    expected, actual = curves.calibration(judged.newest.spend, expected_spend)
     figure, axes = _figure(f"Expected and actual spend, {_window(judged)}")
     places = np.arange(1, 11)
     axes.bar(places - 0.2, expected, width=0.38, color=MODEL, label=f"expected by {model}")
@@ -54,11 +52,11 @@ def gain(judged: Backtest, model: str = "lightgbm_hurdle") -> Figure:
     figure, axes = _figure(f"Spend captured by the customers ranked first, {_window(judged)}")
     for place, name in enumerate(dict.fromkeys((model, *best))):
         width = 2.4 if name == model else 1.4
-        x, y = _gains(spend, predictions[name].score)
+        x, y = curves.gain(spend, predictions[name].score)
         axes.plot(
             x, y, label=name, color=(MODEL, *OTHERS)[place], linewidth=width, zorder=9 - place
         )
-    axes.plot(*_gains(spend, spend), label="perfect order", color=QUIET, linestyle="--")
+    axes.plot(*curves.gain(spend, spend), label="perfect order", color=QUIET, linestyle="--")
     axes.plot([0, 1], [0, 1], label="no order", color=QUIET, linestyle=":")
     axes.axvline(0.10, color=QUIET, linewidth=0.8)
     axes.text(0.11, 0.03, "top 10 %", color="#5f6368", fontsize=9)
@@ -200,8 +198,8 @@ def roc(judged: Backtest, models: Sequence[str]) -> Figure:
     figure, axes = _figure(f"Who will be of high value, {_window(judged)}", height=5.6)
     for place, name in enumerate(models):
         score = judged.newest.predictions[name].high_value_score
-        ranked, x = _gains(wrong, score)
-        _, y = _gains(right, score)
+        ranked, x = curves.gain(wrong, score)
+        _, y = curves.gain(right, score)
         color = (MODEL, *OTHERS, ACTUAL)[place % 6]
         auroc = judged.origins[-1].models[name]["auroc_high_value"]
         axes.plot(
@@ -348,10 +346,3 @@ def _figure(title: str, height: float = 4.6) -> tuple[Figure, Axes]:
     axes.grid(axis="both", color="#e8eaed", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _gains(spend: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of customers and of spend at the end of each group of equal scores, from (0, 0)."""
-    by_score = pd.DataFrame({"spend": spend, "one": 1.0}).groupby(-np.asarray(score)).sum().cumsum()
-    total = by_score["spend"].iloc[-1] or np.nan
-    return np.r_[0, by_score["one"] / len(spend)], np.r_[0, by_score["spend"] / total]

@@ -151,7 +151,7 @@ select as_of_date, tier, tier_rank, customers, expected_spend::float8 as expecte
     realised_spend::float8 as realised_spend, share::float8 as share, lift::float8 as lift,
     precision, recall, f1
 from analytics.tier_evaluation
-order by tier_rank
+order by as_of_date desc, tier_rank
 """
 
 FAILING = """
@@ -185,7 +185,7 @@ select customer_id, previous_tier, tier, expected_spend::float8 as expected_spen
 from analytics.customer_tiers
 where starts_with(movement, 'down')
 order by expected_spend desc, customer_id
-limit 15
+limit 10
 """
 
 RISEN = """
@@ -194,7 +194,7 @@ select customer_id, previous_tier, tier, expected_spend::float8 as expected_spen
 from analytics.customer_tiers
 where starts_with(movement, 'up')
 order by expected_spend desc, customer_id
-limit 15
+limit 10
 """
 
 WHY_MOVED = """
@@ -235,7 +235,7 @@ select customer_id, tier, movement, expected_spend::float8 as expected_spend, ch
     reasons_en, reasons_zh
 from analytics.customer_tiers
 order by spend_at_risk desc nulls last, customer_id
-limit 15
+limit 10
 """
 
 DRIVERS = """

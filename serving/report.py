@@ -73,8 +73,8 @@ SECTIONS = {
     ],
     "judged": [
         Block("judged", queries.EVALUATION, (
-            "tier", "customers", "expected_spend", "realised_spend", "share", "lift", "precision",
-            "recall", "f1",
+            "as_of_date", "tier", "customers", "expected_spend", "realised_spend", "share", "lift",
+            "precision", "recall", "f1",
         )),
         Block("scoreboard", queries.BOARD, (
             "candidate", "normalized_gini", "capture_top10", "spearman", "auroc_active",
@@ -179,7 +179,7 @@ def _answer(block: Block, rows: pd.DataFrame, say: Say, reason_names: Mapping[st
     else:
         text = "\n".join(_sentences(block, spoken.iloc[0], say))
     shown = [name for name in block.columns if name in spoken]
-    records = spoken[shown].astype(object).itertuples(index=False, name=None)
+    records = spoken[shown].astype(object).itertuples(index=False, name=None) if shown else ()
     return Answer(
         block.name,
         text,

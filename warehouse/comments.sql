@@ -263,8 +263,8 @@ comment on column analytics.model_scoreboard.horizon_days is
     'Days predicted.';
 
 comment on view analytics.model_curves is
-    'Points of the curves that show how the model behind the published tiers did on held-out '
-    'windows, beside the baselines.';
+    'Points of the curves that show how the model behind the published tiers did on the newest '
+    'held-out window, beside the baselines.';
 comment on column analytics.model_curves.candidate is
     'The model, or a baseline.';
 comment on column analytics.model_curves.kind is

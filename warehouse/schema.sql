@@ -492,7 +492,7 @@ add column if not exists truly_top bigint;
 create unique index if not exists tier_evaluation_by_window
 on scores.tier_evaluation (model_name, model_version, policy_version, as_of_date, tier);
 
--- Points of the curves that a figure draws, pooled over the origins of the scoreboard. gain: share of
+-- Points of the curves that a figure draws, on the newest origin of the scoreboard. gain: share of
 -- the customers, ranked first, against their share of the spend; calibration: expected spend of a
 -- tenth against its spend.
 create table if not exists scores.model_curves (

@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from ml import backtest as judging
 from ml import (
+    curves,
     cutoffs,
     figures,
     horizons,
@@ -415,4 +416,12 @@ def _write_evaluation(
         cursor.executemany(
             "insert into scores.model_metrics values (%s, %s, %s, %s, %s, %s, %s)",
             [(REGISTERED, version, judged.horizon_days, *row) for row in metrics],
+        )
+        cursor.execute(
+            "delete from scores.model_curves where model_name = %s and model_version = %s",
+            [REGISTERED, version],
+        )
+        cursor.executemany(
+            "insert into scores.model_curves values (%s, %s, %s, %s, %s, %s, %s)",
+            [(REGISTERED, version, *point) for point in curves.points(judged)],
         )

@@ -23,6 +23,7 @@ def show(ask: Ask, say: Say) -> None:
     st.subheader(say("scoreboard"))
     tables.show(board, ("candidate", *SCOREBOARD), say)
     st.caption(say("scoreboard_help"))
+    best = board["candidate"].head(COMPARED)
     curves = ask(queries.CURVES)
     left, right = st.columns(2, gap="large")
     for place, kind, chart in (
@@ -31,14 +32,14 @@ def show(ask: Ask, say: Say) -> None:
     ):
         with place:
             st.subheader(say(kind))
-            of_kind = curves[curves["kind"] == kind]
+            of_kind = curves[(curves["kind"] == kind) & curves["candidate"].isin(best)]
             st.altair_chart(chart(of_kind, say)) if len(of_kind) else st.caption(say("no_curves"))
+    st.caption(say("curves_help"))
     st.subheader(say("by_origin"))
     metric = st.segmented_control(
         say("metric"), [*SCOREBOARD], format_func=say, default="normalized_gini", required=True
     )
     by_origin = metrics[metrics["origin"].notna() & (metrics["metric"] == metric)]
-    best = board["candidate"].head(COMPARED)
     st.altair_chart(charts.origins(by_origin[by_origin["candidate"].isin(best)], say))
     st.subheader(say("tiers_judged"))
     st.caption(say("tiers_judged_help"))

@@ -158,7 +158,7 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
         {**gate, "expectation": "few customers move", "severity": "warning", "success": False},
     ]
     publishing.record_gate(urls, results, publishing.newest_version(urls, day), passed=True)
-    publishing.publish(urls, day)
+    publishing.publish(urls, day, keep=8)
     with connect(urls.warehouse) as connection:
         for segment, zh in (("A", "常客"), ("B", "稀客")):
             connection.execute(

@@ -64,10 +64,20 @@ def test_what_a_shop_calls_its_things_is_text(files):
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
 
 
+def test_every_table_has_as_many_cells_as_headings(page):
+    sizes = [0]
+    for tag, _ in page.tags:
+        if tag == "tr":
+            sizes.append(0)
+        elif tag in ("th", "td"):
+            sizes[-1] += 1
+    assert min(sizes[1:]) > 1
+
+
 def test_the_numbers_are_those_of_the_shop(page, shop):
     (brief,) = re.findall(r"(\d+) customers are expected to spend ([\d,]+)", page.text)
     assert brief == (f"{shop.customers}", f"{shop.spend:,.0f}")
-    assert f"{shop.fallen} moved down" in page.text
+    assert f"{shop.fallen} down, 20 new" in page.text
 
 
 def test_every_block_shows_its_query_and_the_query_gives_what_it_shows(files, page, shop):
