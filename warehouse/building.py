@@ -270,7 +270,8 @@ def _run_dbt(
     parsed = dbtRunner().invoke(["parse", *where])
     if parsed.exception is not None:
         raise TierhouseError(f"dbt could not run: {one_line(str(parsed.exception))}")
-    outcome = dbtRunner(manifest=parsed.result, callbacks=[hear]).invoke(
+    manifest: Any = parsed.result
+    outcome = dbtRunner(manifest=manifest, callbacks=[hear]).invoke(
         ["build",
          "--exclude-resource-type", "unit_test",  # truths of the code, held by its own tests
          *(["--full-refresh"] if is_whole else []),
