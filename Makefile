@@ -49,6 +49,7 @@ bench: install ## how fast loads, builds and models are, beside the least they c
 	@$(BIN)/python -m bench.loading
 	@$(BIN)/python -m bench.features
 	@$(BIN)/python -m bench.modelling
+	@$(BIN)/python -m bench.tiers
 
 lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .
