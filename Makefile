@@ -54,6 +54,7 @@ bench: install ## how fast loads, builds and models are, beside the least they c
 	@$(BIN)/python -m bench.publishing
 	@$(BIN)/python -m bench.modelling
 	@$(BIN)/python -m bench.sequence
+	@$(BIN)/python -m bench.tiers
 
 lint: install ## style, types, SQL and the import rules
 	@$(BIN)/ruff check .

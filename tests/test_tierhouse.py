@@ -86,6 +86,29 @@ def test_a_dashboard_whose_port_is_anothers(refused):
     assert port in said and "TIERHOUSE_DASHBOARD_PORT" in said
 
 
+def test_a_tier_policy_is_checked_without_a_warehouse_and_a_bad_one_is_wrong_usage(
+    tierhouse, tmp_path
+):
+    """An override that ended is said, and is no mistake."""
+    home = {"TIERHOUSE_HOME": str(tmp_path / "home")}
+    good, bad = tmp_path / "good.yml", tmp_path / "bad.yml"
+    good.write_text(
+        "tiers: [{name: a, share: 1}]\n"
+        "overrides: [{customer: 0123456789abcdef0123456789abcdef, tier: a, until: 2020-01-01}]\n"
+    )
+    bad.write_text("tiers: [{name: a, shar: 1}]\n")
+    ended = tierhouse("policy", "check", str(good), **home)
+    assert ended.returncode == 0
+    said = " ".join(ended.stdout.split())
+    assert "ended on 2020-01-01: take it out" in said
+    assert "can be followed. It was tried on nobody: the warehouse is not up." in said
+    ended = tierhouse("policy", "check", str(bad), **home)
+    assert ended.returncode == 2
+    assert "unknown key `shar` in tier 1; allowed are name, share" in " ".join(ended.stderr.split())
+    assert tierhouse("policy", "check", str(tmp_path / "none.yml"), **home).returncode == 2
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_path_that_is_not_there(refused):
     said = refused(2, "load", "online_retail", "/no/such/file.csv")
     assert "nothing at /no/such/file.csv" in said

@@ -9,13 +9,23 @@ import mlflow
 import numpy as np
 import pandas as pd
 import psycopg
+import pyarrow as pa
 import pytest
 import simulated
 
 from ml import backtest as judging
-from ml import cutoffs, horizons, lightgbm_hurdle, pipelines, promotion, reasons, sufficiency
+from ml import (
+    cutoffs,
+    horizons,
+    lightgbm_hurdle,
+    pipelines,
+    promotion,
+    reasons,
+    sufficiency,
+    tier_policy,
+)
 from ml.pipelines import backtesting, embedding, reading, registry, scoring, tracking, training
-from warehouse import building
+from warehouse import building, publishing
 from warehouse.settings import Settings, TierhouseError, WrongUsage
 
 DAY = simulated.CLOSED + timedelta(days=1)
@@ -258,8 +268,25 @@ def test_the_tiers_of_the_held_out_window_hold_each_of_its_customers_once(traine
     with psycopg.connect(urls.warehouse) as connection:
         customers, spend, expected = connection.execute(
             "select sum(customers), sum(realised_spend)::float8, sum(expected_spend)::float8 "
-            "from scores.tier_evaluation"
+            "from scores.tier_evaluation where as_of_date = %s",
+            [newest.as_of_date],
         ).fetchone()
+        windows = connection.execute(
+            "select as_of_date, sum(customers), sum(buyers) > 0, sum(expected_buyers) > 0, "
+            "sum(truly_top) <= min(customers) filter (where tier_rank = 1), count(*) "
+            "from scores.tier_evaluation group by 1 order by 1"
+        ).fetchall()
+    assert windows == [
+        (origin.as_of_date, origin.customers, True, True, True, 4)
+        for origin in trained.backtest.origins
+    ]
+    (run,) = mlflow.search_runs(
+        experiment_names=[pipelines.REGISTERED],
+        filter_string="attributes.run_name LIKE 'train %'",
+        output_format="list",
+        max_results=1,
+    )
+    assert {"top_tier_capture", "top_tier_f1", "tier_1_lift"} <= set(run.data.metrics)
     assert customers == newest.customer_id.size
     assert spend == pytest.approx(newest.spend.sum(), abs=0.05)
     predicted = newest.predictions[pipelines.MODEL].expected_spend
@@ -696,3 +723,84 @@ def test_a_days_report_is_one_run_whose_files_are_replaced(shop, urls, tmp_path)
     assert run.data.tags["as_of_date"] == "2025-06-08"
     kept = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path / "a"))
     assert [file.read_text() for file in Path(kept).iterdir()] == ["second"]
+
+
+def publish_as(urls, day: date, tier: str, rank: int) -> str:
+    """A published day on which all customers of DAY stood in this tier."""
+    frame = reading.read_days(urls, [DAY])
+    customers = pa.array(frame["customer_id"], pa.string())
+    n = len(customers)
+    scores = pa.table({
+        "customer_id": customers,
+        "horizon_days": pa.array(np.full(n, 30, np.int32)),
+        "expected_spend": np.arange(n, dtype=float),
+        "purchase_probability": np.full(n, 0.5),
+        "reasons": pa.nulls(n, pa.string()),
+    })  # fmt: skip
+    held = pa.table({
+        "customer_id": customers,
+        "tier": pa.array([tier] * n),
+        "tier_rank": pa.array(np.full(n, rank, np.int32)),
+        "expected_spend": np.arange(n, dtype=float),
+    })  # fmt: skip
+    version = publishing.Version(day, 30, "by hand", "1", "policy", "input")
+    publishing.write_version(urls, version, scores, held)
+    with psycopg.connect(urls.warehouse) as connection:
+        connection.execute("delete from ops.published")
+        connection.execute(
+            "insert into ops.published (version_id) values (%s)", [version.version_id]
+        )
+    return version.version_id
+
+
+def test_tiers_are_held_against_the_published_ones_of_an_earlier_day(trained, shop, urls):
+    building.build(urls, [DAY], shop.home)
+    before = publish_as(urls, DAY - timedelta(days=1), "bronze", 4)
+    pipelines.score(shop, urls, DAY, lambda what: None)
+    version = publishing.newest_version(urls, DAY).version_id
+    with psycopg.connect(urls.warehouse) as connection:
+        (previous, method), *_ = connection.execute(
+            "select previous_version_id, policy ->> 'hysteresis' from ops.versions "
+            "join ops.policies using (policy_version) where version_id = %s",
+            [version],
+        ).fetchall()
+        rows = connection.execute(
+            "select distinct tier, drawn_tier = 'bronze', decided_by, previous_tier, "
+            "tier_since, past_border_since from scores.customer_tiers where version_id = %s",
+            [version],
+        ).fetchall()
+    assert previous == before
+    assert method is not None
+    yesterday = DAY - timedelta(days=1)
+    assert set(rows) == {
+        ("bronze", True, "measure", "bronze", yesterday, None),
+        ("bronze", False, "hysteresis", "bronze", yesterday, DAY),
+    }
+
+
+def test_a_policy_is_tried_on_the_published_day_and_nothing_is_written(shop, urls):
+    building.build(urls, [DAY], shop.home)
+    publish_as(urls, DAY, "gold", 2)
+    with psycopg.connect(urls.warehouse) as connection:
+        before = connection.execute("select * from scores.customer_tiers order by 1, 3").fetchall()
+    tiers = [tier_policy.Tier(name="gold", share=0.25), tier_policy.Tier(name="rest", share=0.75)]
+    trial = pipelines.try_policy(urls, tier_policy.make_policy(tiers))
+    assert trial is not None
+    customers = len(reading.read_days(urls, [DAY]))
+    (gold, in_gold, came, published, _), (rest, in_rest, *_) = trial.tiers
+    assert (gold, rest, in_gold + in_rest, published) == ("gold", "rest", customers, customers)
+    assert (came, trial.moved) == (0, in_rest)
+    by_orders = tier_policy.make_policy(tiers, measures=["frequency_orders", "expected_spend"])
+    assert pipelines.try_policy(urls, by_orders) is not None
+    who = "0" * 32
+    overridden = {"customer": who, "tier": "gold", "until": DAY}
+    for said, refusal in (
+        ({"overrides": [overridden]}, f"overrides {who}, and no customer has this pseudonym"),
+        ({"horizon_days": 33}, "a horizon of 33 days, and scores have 30"),
+        ({"measures": ["high_value_probability"]}, "measures high_value_probability"),
+    ):
+        with pytest.raises(WrongUsage, match=refusal):
+            pipelines.try_policy(urls, tier_policy.make_policy(tiers, **said))
+    with psycopg.connect(urls.warehouse) as connection:
+        after = connection.execute("select * from scores.customer_tiers order by 1, 3").fetchall()
+    assert after == before

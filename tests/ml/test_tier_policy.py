@@ -1,5 +1,6 @@
 """A policy is followed as it is written, or refused with what to change."""
 
+import re
 from datetime import date
 
 import pytest
@@ -163,3 +164,11 @@ def test_every_method_and_measure_is_on_the_how_to_page():
     page = DEFAULT_POLICY.parent.parent / "docs" / "how-to" / "draw-your-tiers.md"
     text = page.read_text()
     assert [word for word in (*Method, *MEASURES) if f"`{word}`" not in text] == []
+
+
+def test_the_policy_on_the_how_to_page_can_be_followed(tmp_path):
+    page = DEFAULT_POLICY.parent.parent / "docs" / "how-to" / "draw-your-tiers.md"
+    (text,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)
+    file = tmp_path / "our_tiers.yml"
+    file.write_text(text)
+    assert read_policy(file).names == ("vip", "regular", "rest")
