@@ -104,11 +104,8 @@ def test_every_question_to_the_warehouse_is_answered(run, urls):
     with psycopg.connect(urls.warehouse) as connection:
         for query in blocks("ask-the-warehouse.md", "sql"):
             asked = connection.execute(query.encode())
-            assert asked.description, query
-            if "limit" not in query:
-                assert (
-                    asked.fetchall() or "cohort" in query or "segment" in query or "model" in query
-                )
+            answers = asked.fetchall()
+            assert answers or not re.search("horizon_days|customer_id =|tier_summary", query), query
         views = connection.execute(
             "select relname from pg_class where relnamespace = 'analytics'::regnamespace"
         ).fetchall()

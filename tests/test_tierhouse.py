@@ -271,6 +271,10 @@ def test_sql_does_not_write(refused):
     assert "one statement that reads" in refused(1, "sql", "delete from raw.order_lines")
 
 
+def test_there_is_nothing_to_roll_back_to_before_something_is_published(refused):
+    assert "There is no earlier version" in refused(3, "rollback")
+
+
 def test_status_says_which_shop_is_loaded_and_what_of_it(tierhouse, installation):
     ended = tierhouse("status", **installation)
     assert ended.returncode == 0
@@ -278,6 +282,8 @@ def test_status_says_which_shop_is_loaded_and_what_of_it(tierhouse, installation
     assert line.split()[1] == "online_retail"
     rows = [line.split() for line in ended.stdout.splitlines() if line.endswith(" rows")]
     assert rows == [[name, "3", "rows"] for name in ("customers", "order_lines", "products")]
+    ages = [line.split()[1] for line in ended.stdout.splitlines() if " h ago" in line]
+    assert ages == ["fresh"]
     assert max(map(len, ended.stdout.splitlines())) <= 80
 
 
