@@ -94,15 +94,16 @@ class Prediction:
 
 
 def with_the_silent_tied(values: Array, purchase_probability: Array) -> Array:
-    """values (n,), of which as many of the smallest as are expected to buy nothing are one value.
+    """values (n,), of which as many of the smallest as are expected to buy nothing are one value,
+    where those are most customers.
 
     Those who buy nothing all spend the same, so in what will have been spent they share a rank.
-    An order among those who most likely are them is an order of noise, and a rank correlation,
-    which spreads ranks evenly, would give most of its room to it. How many they are follows from
-    purchase_probability (n,).
+    Where they are the many, an order among those who most likely are them is an order of noise, and
+    a rank correlation, which spreads ranks evenly, would give most of its room to it. How many they
+    are follows from purchase_probability (n,).
     """
     silent = round(float((1 - purchase_probability).sum()))
-    if silent == 0:
+    if 2 * silent <= values.size:
         return values
     return np.maximum(values, np.partition(values, silent - 1)[silent - 1])
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ml import seals, streams, weights
 from ml.lightgbm_hurdle import AMOUNT_IN_RANKING, matrix
-from ml.metrics import Prediction
+from ml.metrics import Prediction, with_the_silent_tied
 from ml.sequence import TASKS, Answers, CustomerValue
 from ml.streams import Batch, Cuts, Streams
 from ml.training_loop import Config, machine, precision, read_config
@@ -54,6 +54,8 @@ def predict(model: Model, frame: Frame, events: Streams) -> Prediction:
     chance = np.minimum(_chance(answers.purchase), 1 - 1e-12)
     purchase = -np.expm1(longer * np.log1p(-chance))
     ranking = purchase ** (1 - AMOUNT_IN_RANKING) * expected**AMOUNT_IN_RANKING
+    for rows in frame.groupby("as_of_date", sort=False).indices.values():
+        ranking[rows] = with_the_silent_tied(ranking[rows], purchase[rows])
     has_high_value = "is_high_value" in model.tasks
     return Prediction(
         score=expected,
