@@ -224,13 +224,13 @@ def _page(customers: int, events: int, raced: Iterable[tuple[str, int, Way, Way]
         f"same batches as tensors before it begins. Events are real ones, without padding. One "
         f"thread."
     )
-    table = ["| way | events | s | CPU s | events/s | events/CPU s |", "|:--|--:|--:|--:|--:|--:|"]
+    table = ["| way | events | s | CPU s | events/s |", "|:--|--:|--:|--:|--:|"]
     ratios = ["| ratio | of seconds | of CPU seconds |", "|:--|--:|--:|"]
     for name, count, ours, bare in raced:
         print(f"{name}: {ours.seconds:.1f} s", file=sys.stderr)
         table += [
             f"| {kind} | {count:,} | {way.seconds:.1f} | {way.processor_seconds:.1f} "
-            f"| {count / way.seconds:,.0f} | {count / way.processor_seconds:,.0f} |"
+            f"| {count / way.seconds:,.0f} |"
             for kind, way in ((name, ours), (f"bare {name}", bare))
         ]
         wall = ours.seconds / bare.seconds
