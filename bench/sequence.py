@@ -170,7 +170,7 @@ def race(events: Streams, steps: int) -> Iterator[tuple[str, int, Way, Way]]:
     cuts = sequence_model.cuts_of(events, frame, config)
     parts = streams.batches(cuts.lengths, config.batch_size, (config.seed, 1, 0))[:steps]
     count, batches = read(cuts, parts)
-    names = tuple(name for name in frame if name.startswith("feature"))
+    names = tuple(f"feature_{place:02}" for place in range(FEATURES))
     values = torch.from_numpy(sequence_model.static_features(frame, names))
     targets = torch.full((len(frame), len(sequence.TASKS)), torch.nan)
     targets[:, :2] = torch.from_numpy(labels[["spend", "is_purchased"]].to_numpy(dtype=float))

@@ -21,6 +21,7 @@ COMMANDS = (
     "load", "delivery", "sources check", "quarantine list", "quarantine show", "quarantine replay",
     "lookup", "rotate-key", "simulate", "build", "check", "train", "tune", "promote",
     "rollback", "score", "publish", "report", "dashboard", "backtest", "embed", "lookalikes",
+    "explain",
     "sql", "demo", "up", "down", "status", "doctor", "docs", "airflow",
 )  # fmt: skip
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/how-to/{p.name}" for p in HOW_TO.glob("*.md"))]
