@@ -11,12 +11,14 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import pandas as pd
+import psycopg
 from psycopg import IsolationLevel, sql
 
 from warehouse.connections import connect
+from warehouse.settings import TierhouseError, one_line
 
 Ask = Callable[..., pd.DataFrame]
-TIMEOUT = "30s"
+TIMEOUT = "60s"
 MOVEMENTS = ("up", "down", "stayed", "new")
 
 PUBLISHED = """
@@ -264,7 +266,9 @@ order by normalized_gini desc nulls last, candidate
 METHOD = """
 select model_name, model_version, policy_version, feature_version, horizon_days,
     count(*) as customers, count(*) - count(expected_spend_low) as customers_without_interval,
-    count(*) filter (where reasons_en is null) as customers_without_reasons
+    count(*) - (
+        select count(*) from analytics.customer_reasons where reason_rank = 1
+    ) as customers_without_reasons
 from analytics.customer_tiers
 group by model_name, model_version, policy_version, feature_version, horizon_days
 """
@@ -289,7 +293,13 @@ def snapshot(url: str) -> Iterator[Ask]:
         connection.execute(sql.SQL("set local statement_timeout = {}").format(sql.Literal(TIMEOUT)))
 
         def ask(query: str, **values: Any) -> pd.DataFrame:
-            cursor = connection.execute(query.encode(), values or None)
+            try:
+                cursor = connection.execute(query.encode(), values or None)
+            except psycopg.Error as error:
+                raise TierhouseError(
+                    f"The warehouse did not answer: {one_line(error.diag.message_primary)}. Ask "
+                    f"for less, or see its log."
+                ) from None
             names = [column.name for column in cursor.description or ()]
             return pd.DataFrame(cursor.fetchall(), columns=pd.Index(names))
 

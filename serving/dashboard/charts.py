@@ -180,7 +180,7 @@ def timeline(events: pd.DataFrame, say: Say) -> alt.Chart:
 
 
 def gain(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
-    """curves: candidate, x, y. Share of spend held by the customers ranked first."""
+    """curves: candidate, place, x, y. Share of spend held by the customers ranked first."""
     lines = (
         alt.Chart(curves)
         .mark_line()
@@ -200,7 +200,7 @@ def gain(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
 
 
 def calibration(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
-    """curves: candidate, x (expected), y (actual): a point per tenth of the customers."""
+    """curves: candidate, place, x (expected), y (actual): a point per tenth of the customers."""
     points = (
         alt.Chart(curves)
         .mark_line(point=True)
@@ -222,7 +222,7 @@ def calibration(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
 
 
 def origins(metrics: pd.DataFrame, say: Say) -> alt.Chart:
-    """metrics: candidate, origin, value. How the candidates did on each held-out window."""
+    """metrics: candidate, place, origin, value. How the candidates did on each held-out window."""
     return (
         alt.Chart(metrics)
         .mark_line(point=True)
@@ -285,11 +285,12 @@ def _tiers(order: list[str]) -> alt.Color:
 
 
 def _candidates(frame: pd.DataFrame) -> alt.Color:
+    """The best candidate, whose place is 0, in blue."""
     return alt.Color(
         "candidate:N",
         scale=alt.Scale(
-            domain=list(dict.fromkeys(frame["candidate"])),
+            domain=list(dict.fromkeys(frame.sort_values("place")["candidate"])),
             range=[BLUE, ORANGE, "#4f8a5b", "#8a5fa8", "#a85f5f", "#7a7a7a", "#3c9aa8"],
         ),
-        legend=alt.Legend(title=None, orient="top", columns=4),
+        legend=alt.Legend(title=None, orient="top", columns=3),
     )

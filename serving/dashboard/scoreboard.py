@@ -24,7 +24,10 @@ def show(ask: Ask, say: Say) -> None:
     tables.show(board, ("candidate", *SCOREBOARD), say)
     st.caption(say("scoreboard_help"))
     best = board["candidate"].head(COMPARED)
+    places = {name: place for place, name in enumerate(best)}
+    metrics["place"] = metrics["candidate"].map(places)
     curves = ask(queries.CURVES)
+    curves["place"] = curves["candidate"].map(places)
     left, right = st.columns(2, gap="large")
     for place, kind, chart in (
         (left, "gain", charts.gain),
@@ -32,7 +35,7 @@ def show(ask: Ask, say: Say) -> None:
     ):
         with place:
             st.subheader(say(kind))
-            of_kind = curves[(curves["kind"] == kind) & curves["candidate"].isin(best)]
+            of_kind = curves[(curves["kind"] == kind) & curves["place"].notna()]
             st.altair_chart(chart(of_kind, say)) if len(of_kind) else st.caption(say("no_curves"))
     st.caption(say("curves_help"))
     st.subheader(say("by_origin"))
@@ -40,7 +43,7 @@ def show(ask: Ask, say: Say) -> None:
         say("metric"), [*SCOREBOARD], format_func=say, default="normalized_gini", required=True
     )
     by_origin = metrics[metrics["origin"].notna() & (metrics["metric"] == metric)]
-    st.altair_chart(charts.origins(by_origin[by_origin["candidate"].isin(best)], say))
+    st.altair_chart(charts.origins(by_origin[by_origin["place"].notna()], say))
     st.subheader(say("tiers_judged"))
     st.caption(say("tiers_judged_help"))
     st.altair_chart(charts.judged(ask(queries.TIERS), say))
