@@ -7,6 +7,7 @@ import pandas as pd
 
 from serving.texts import Say
 
+Figure = alt.LayerChart | alt.FacetChart
 BLUE = "#1f5fa8"
 ORANGE = "#d9822b"
 QUIET = "#9aa0a6"
@@ -16,7 +17,7 @@ SHADES = ("#123a68", "#1f5fa8", "#5b93cf", "#9dc0e5", "#cfdfef")
 HEIGHT = 280
 
 
-def shares(tiers: pd.DataFrame, say: Say) -> alt.LayerChart:
+def shares(tiers: pd.DataFrame, say: Say) -> Figure:
     """tiers: tier, tier_rank, customers, expected_spend. How many they are, and what they bring."""
     tiers = tiers.assign(
         customer_share=tiers["customers"] / tiers["customers"].sum(),
@@ -46,7 +47,7 @@ def shares(tiers: pd.DataFrame, say: Say) -> alt.LayerChart:
     return (bars + labels).properties(height=max(HEIGHT, 44 * len(tiers)))
 
 
-def migrations(moves: pd.DataFrame, say: Say) -> alt.LayerChart:
+def migrations(moves: pd.DataFrame, say: Say) -> Figure:
     """moves: previous_tier, previous_tier_rank, tier, tier_rank, customers, share_of_previous."""
     shown = moves.assign(
         previous_tier=moves["previous_tier"].fillna(say("new")),
@@ -107,7 +108,7 @@ def over_time(totals: pd.DataFrame, value: str, say: Say) -> alt.Chart:
     )
 
 
-def outlook(horizons: pd.DataFrame, value: str, form: str, say: Say) -> alt.LayerChart:
+def outlook(horizons: pd.DataFrame, value: str, form: str, say: Say) -> Figure:
     """horizons: horizon_days and the value; expected_spend_low and _high where they are known."""
     base = alt.Chart(horizons).encode(
         x=alt.X("horizon_days:Q", title=say("horizon_days"), scale=alt.Scale(domainMin=0))
@@ -139,7 +140,7 @@ def outlook(horizons: pd.DataFrame, value: str, form: str, say: Say) -> alt.Laye
     return alt.layer(*layers).properties(height=HEIGHT)
 
 
-def tier_history(stays: pd.DataFrame, until: date, say: Say) -> alt.LayerChart:
+def tier_history(stays: pd.DataFrame, until: date, say: Say) -> Figure:
     """stays: tier, tier_rank, valid_from, valid_to. A bar per stay, the highest tier on top."""
     shown = stays.assign(valid_to=stays["valid_to"].fillna(pd.Timestamp(until)))
     base = alt.Chart(shown).encode(
@@ -179,7 +180,7 @@ def timeline(events: pd.DataFrame, say: Say) -> alt.Chart:
     )
 
 
-def gain(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
+def gain(curves: pd.DataFrame, say: Say) -> Figure:
     """curves: candidate, place, x, y. Share of spend held by the customers ranked first."""
     lines = (
         alt.Chart(curves)
@@ -199,7 +200,7 @@ def gain(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
     ).properties(height=HEIGHT + 60)
 
 
-def calibration(curves: pd.DataFrame, say: Say) -> alt.LayerChart:
+def calibration(curves: pd.DataFrame, say: Say) -> Figure:
     """curves: candidate, place, x (expected), y (actual): a point per tenth of the customers."""
     points = (
         alt.Chart(curves)

@@ -1,6 +1,7 @@
 """One customer: the tier and since when, what is expected and why, and what was before."""
 
 import re
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -83,7 +84,7 @@ def _reasons(reasons: pd.DataFrame, say: Say) -> None:
     if reasons.empty:
         st.caption(say("no_reasons"))
     for reason in reasons.itertuples(index=False):
-        arrow = ":green[↑]" if reason.effect > 1 else ":orange[↓]"
+        arrow = ":green[↑]" if float(str(reason.effect)) > 1 else ":orange[↓]"
         text = MARKS.sub(r"\\\1", getattr(reason, f"text_{say('language')}"))
         st.markdown(f"{arrow} **×{reason.effect:.2f}**  {text}")
     st.caption(say("reasons_caution"))
@@ -105,5 +106,5 @@ def _facts(facts: pd.Series, say: Say) -> None:
     tables.show(lines, tables.FACTS, say)
 
 
-def _money(value: object) -> str:
+def _money(value: Any) -> str:
     return "–" if pd.isna(value) else f"{float(str(value)):,.0f}"

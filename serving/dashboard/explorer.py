@@ -38,7 +38,7 @@ def show(ask: Ask, say: Say) -> None:
         on_click="ignore",
     )
     if picked.selection.rows:
-        customer = rows.at[picked.selection.rows[0], "customer_id"]
+        customer = str(rows.at[picked.selection.rows[0], "customer_id"])
         st.switch_page(st.session_state["pages"]["customer"], query_params={"customer": customer})
 
 
