@@ -72,9 +72,8 @@ def main() -> None:
         for number in range(given.versions):
             day = FIRST_DAY + timedelta(days=number)
             begun = publishing.begin(urls, day)
-            version = publishing.Version(
-                day, 90, "customer_value", "1", "policy", "input", begun.previous_version_id
-            )
+            before = begun.previous and begun.previous.version_id
+            version = publishing.Version(day, 90, "customer_value", "1", "policy", "input", before)
             scores, tiers, known = _made_up(given.customers, day, tiers, number)
             timed(
                 "write a version",

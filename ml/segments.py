@@ -17,7 +17,7 @@ old ones by the Hungarian algorithm: what is still the same segment keeps its na
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -275,7 +275,7 @@ def _kept(frame: Frame, sample: Frame, previous: Definition, config: Config) -> 
         return None
     centres = previous.standardised
     points = _points(sample, previous)
-    settled = KMeans(k, init=centres, n_init=1).fit(points)
+    settled = _settled(points, centres)
     distances = cdist(points, centres, "sqeuclidean").min(axis=1).sum()
     place = _nearest_of(frame, previous, centres)
     if distances > (1 + config.tolerance) * settled.inertia_ or len(np.unique(place)) < k:
@@ -299,16 +299,23 @@ def _find(points: Array, config: Config) -> tuple[Array, list[Evidence]]:
             evidence.append(_evidence(method, judged, fits.of_points.labels_, fits))
     best = max(evidence, key=lambda one: (min(one.stability, config.stable), one.silhouette))
     start = centres[best.method, best.segments]
-    settled = KMeans(best.segments, init=start, n_init=1).fit(points)
+    settled = _settled(points, start)
     return settled.cluster_centers_, [one._replace(chosen=one is best) for one in evidence]
 
 
-class _Fits(NamedTuple):
-    """One way to find k centres, on points, on bootstraps of them, and on uniform points."""
+def _settled(points: Array, start: Array) -> Any:
+    """K-means from these centres (k, traits)."""
+    settings: dict[str, Any] = {"init": start, "n_init": 1}
+    return KMeans(len(start), **settings).fit(points)
 
-    of_points: KMeans
-    of_bootstraps: list[KMeans]
-    of_references: list[KMeans]
+
+class _Fits(NamedTuple):
+    """One way to find k centres, on points, on bootstraps of them, and on uniform points: fitted
+    KMeans, whose types scikit-learn does not say."""
+
+    of_points: Any
+    of_bootstraps: list[Any]
+    of_references: list[Any]
 
 
 def _fits(
@@ -328,12 +335,12 @@ def _fits(
         fits = []
         for number, one in enumerate(sets):
             if method == "kmeans":
-                model = KMeans(k, n_init=config.starts, random_state=config.seed)
+                settings: dict[str, Any] = {"n_init": config.starts, "random_state": config.seed}
+                fits.append(KMeans(k, **settings).fit(one))
             else:
                 cut = cuts[number][at]
                 start = np.stack([one[cut == place].mean(axis=0) for place in range(k)])
-                model = KMeans(k, init=start, n_init=1)
-            fits.append(model.fit(one))
+                fits.append(_settled(one, start))
         ends = 1 + config.bootstraps
         yield k, _Fits(fits[0], fits[1:ends], fits[ends:])
 

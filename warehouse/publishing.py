@@ -135,12 +135,18 @@ class Begun(NamedTuple):
 
 
 def begin(urls: Urls, day: date) -> Begun:
-    """Take a fencing token, and find the newest published version of an earlier day.
+    """Take a fencing token, and read what the tiers of this day are drawn after."""
+    with connect(urls.warehouse) as connection:
+        (token,) = one_row(connection, "select nextval('ops.fencing_tokens')")
+    return Begun(token, published_before(urls, day))
+
+
+def published_before(urls: Urls, day: date) -> Published | None:
+    """The newest published version of an earlier day.
 
     What was rolled back is not published any more; nor is a version found whose rows are pruned.
     """
     with connect(urls.warehouse) as connection:
-        (token,) = one_row(connection, "select nextval('ops.fencing_tokens')")
         found = connection.execute(
             "select version_id, as_of_date from ops.published_chain "
             "inner join ops.versions as versions using (version_id, as_of_date) "
@@ -148,14 +154,15 @@ def begin(urls: Urls, day: date) -> Begun:
             [day],
         ).fetchone()
     if found is None:
-        return Begun(token, None)
+        return None
+    version_id, as_of_date = found
     tiers = read_arrow(
         urls.warehouse,
         "select customer_id, tier, tier_rank, drawn_tier_rank, tier_since, past_border_since "
         "from scores.customer_tiers where version_id = $1",
-        found[:1],
+        [version_id],
     )
-    return Begun(token, Published(*found, tiers))
+    return Published(version_id, as_of_date, tiers)
 
 
 class Day(NamedTuple):
@@ -397,8 +404,8 @@ def _fill(
         cursor.execute(insert)
         return
     cursor.execute(
-        f"create table {part} (like scores.{table} including defaults including generated, "
-        f"constraint is_of_version check (version_id = '{version_id}'))"
+        f"create table {part} (like scores.{table} including defaults including generated "
+        f"including constraints, constraint is_of_version check (version_id = '{version_id}'))"
     )
     cursor.execute(insert)
     cursor.execute(f"alter table {part} add primary key (version_id, {key})")

@@ -79,7 +79,7 @@ def try_policy(urls: Urls, policy: Policy) -> Trial | None:
     )
     frame = rows.to_pandas(types_mapper={pa.string(): pd.StringDtype()}.get)
     refuse_missing(policy, days, frame.dropna(axis=1, how="all"))
-    drawn = draw(urls, frame, policy, day, publishing.previous_tiers(urls, day))
+    drawn = draw(urls, frame, policy, day, publishing.published_before(urls, day))
     was, now = rows["tier"].combine_chunks(), drawn["tier"].combine_chunks()
     moved = pc.call_function("not_equal", [was, now]).to_numpy(zero_copy_only=False)
     rank = drawn["tier_rank"].to_numpy()

@@ -32,7 +32,7 @@ def group(
     shopping: COLUMNS of every customer of the day. expected_spend: (n,) in the same order. before:
     the version whose segments go on. Centres that were found on this day are recorded in MLflow.
     """
-    found = segments.segment(shopping, before and _read_definition(urls, before))
+    found = segments.segment(shopping, None if before is None else _read_definition(urls, before))
     names = np.array(found.definition.names, dtype=object)[found.place]
     profiles = segments.profiles(shopping, found, expected_spend)
     agreement = before and _agreement(urls, before, shopping["customer_id"], names)
@@ -121,6 +121,6 @@ def _record(
         mlflow.log_params({"method": chosen.method, "segments": chosen.segments})
         told = {name: getattr(chosen, name) for name in ("silhouette", "gap", "stability")}
         mlflow.log_metrics(finite({name: value or np.nan for name, value in told.items()}))
-        mlflow.log_dict([one._asdict() for one in found.evidence], "evidence.json")
-        mlflow.log_dict([one._asdict() for one in profiles], "profiles.json")
+        mlflow.log_dict({"evidence": [one._asdict() for one in found.evidence]}, "evidence.json")
+        mlflow.log_dict({"profiles": [one._asdict() for one in profiles]}, "profiles.json")
         mlflow.log_figure(figures.segments(found, profiles), "figures/segments.png")
