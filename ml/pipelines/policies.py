@@ -92,7 +92,7 @@ def try_policy(urls: Urls, policy: Policy) -> Trial | None:
                 int((rank == place).sum()),
                 int(((rank == place) & moved).sum()),
                 int((frame["tier"] == name).sum()),
-                float(spend[rank == place].sum()),
+                round(float(spend[rank == place].sum()), 2),
             )
             for place, name in enumerate(policy.names, 1)
         ),

@@ -276,7 +276,10 @@ def test_borders_in_money_and_groups_by_scores_may_hold_nobody(url, grocery, met
     grocery.execute(
         "insert into ops.policies select 'policy', jsonb_build_object('method', %s::text)", [method]
     )
-    grocery.execute(f"update scores.customer_tiers set drawn_tier_rank = 2 where {TODAY}")
+    grocery.execute(
+        "update scores.customer_tiers set tier_rank = 2, drawn_tier_rank = 2 "
+        f"where tier_rank = 3 and {TODAY}"
+    )
     assert run.validate(url, "tiers", DAY.isoformat(), VERSION).failures == ()
 
 
