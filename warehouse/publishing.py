@@ -133,6 +133,10 @@ class Begun(NamedTuple):
     fencing_token: int
     previous: Published | None
 
+    @property
+    def previous_version_id(self) -> str | None:
+        return None if self.previous is None else self.previous.version_id
+
 
 def begin(urls: Urls, day: date) -> Begun:
     """Take a fencing token, and read what the tiers of this day are drawn after."""

@@ -53,7 +53,6 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         say("Reading features")
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
             begun = publishing.begin(urls, as_of)
-            before = begun.previous
             input_hash = publishing.input_hash(urls, as_of)
             day = publishing.read_day(urls, as_of)
             spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
@@ -70,14 +69,14 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             model_version=scored.model_version,
             policy_version=policy.version,
             input_hash=input_hash,
-            previous_version_id=before and before.version_id,
+            previous_version_id=begun.previous_version_id,
         )
         say("Drawing tiers")
-        drawn = _tiers(urls, scored, policy, as_of, before)
+        drawn = _tiers(urls, scored, policy, as_of, begun.previous)
         say("Grouping customers")
         grouped = segmenting.group(
             settings, urls, as_of, scored.shopping, drawn["expected_spend"].to_numpy(),
-            before and before.version_id,
+            begun.previous_version_id,
         )  # fmt: skip
         say("Writing")
         publishing.keep_policy(urls, policy.version, policy.to_json())
