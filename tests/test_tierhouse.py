@@ -20,9 +20,8 @@ HOW_TO = PROJECT / "docs" / "how-to"
 COMMANDS = (
     "load", "delivery", "sources check", "quarantine list", "quarantine show", "quarantine replay",
     "lookup", "rotate-key", "simulate", "build", "check", "train", "tune", "promote",
-    "rollback", "score", "publish", "report", "dashboard", "backtest", "embed", "lookalikes",
-    "explain",
-    "sql", "demo", "up", "down", "status", "doctor", "docs", "airflow",
+    "rollback", "policy check", "score", "publish", "report", "dashboard", "backtest", "embed",
+    "lookalikes", "explain", "sql", "demo", "up", "down", "status", "doctor", "docs", "airflow",
 )  # fmt: skip
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/how-to/{p.name}" for p in HOW_TO.glob("*.md"))]
 

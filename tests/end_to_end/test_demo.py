@@ -133,6 +133,7 @@ def test_every_task_of_the_four_dags_ran(demo):
         ["score_customers", "score"],
         ["score_customers", "gate"],
         ["score_customers", "publish"],
+        ["score_customers", "report"],
     ]
 
 

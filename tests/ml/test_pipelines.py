@@ -312,13 +312,14 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     said = pipelines.score(shop, urls, DAY, lambda what: None)
     with psycopg.connect(urls.warehouse) as connection:
         rows = connection.execute(
-            "select customer_id, scores.expected_spend::float8, purchase_probability, "
-            "horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8, "
+            "select customer_id, scores.expected_spend::float8, scores.purchase_probability, "
+            "scores.horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8, "
             "scores.expected_spend_low::float8, scores.expected_spend_high::float8, "
-            "next_order_date - scores.as_of_date, churn_probability, high_value_probability "
+            "scores.next_order_date - scores.as_of_date, churn_probability, "
+            "scores.high_value_probability "
             "from scores.customer_scores as scores "
             "join scores.customer_tiers as tiers using (version_id, customer_id) "
-            "where horizon_days = 30"
+            "where scores.horizon_days = 30"
         ).fetchall()
         outlook = pd.DataFrame(
             connection.execute(
@@ -426,7 +427,7 @@ def test_scoring_again_writes_the_same_rows(trained, shop, urls):
     query = (
         "select tiers, scores from scores.customer_tiers as tiers "
         "join scores.customer_scores as scores using (version_id, customer_id) "
-        "order by customer_id, horizon_days"
+        "order by customer_id, scores.horizon_days"
     )
     found = []
     for _ in range(2):

@@ -10,7 +10,9 @@ import simulated
 from warehouse import building, catalog
 
 DAY = simulated.CLOSED - timedelta(days=60)
-EXPOSURES = {"feature_gates", "customer_value", "customer_tiers", "model_scoreboard"}
+EXPOSURES = {
+    "feature_gates", "customer_value", "customer_tiers", "model_scoreboard", "cohort_retention",
+}  # fmt: skip
 
 
 def told(page: str) -> tuple[dict, dict]:
