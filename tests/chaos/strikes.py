@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import fields
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,7 +60,7 @@ def _publish(url: str, day: date, keep: int, strike_at: int, target: str, calls:
 
     psycopg.Connection.execute = watched(psycopg.Connection.execute)
     psycopg.Connection.commit = watched(psycopg.Connection.commit)
-    publishing.publish(Urls(*[url] * 5), day, keep)
+    publishing.publish(Urls(*[url] * len(fields(Urls))), day, keep)
 
 
 def _build(url: str, day: date, home: Path, strike_at: int, target: str, calls: Any) -> None:
@@ -76,4 +77,4 @@ def _build(url: str, day: date, home: Path, strike_at: int, target: str, calls: 
         return add_query(self, *arguments, **options)
 
     SQLConnectionManager.add_query = watched
-    building.build(Urls(*[url] * 5), [day], home)
+    building.build(Urls(*[url] * len(fields(Urls))), [day], home)

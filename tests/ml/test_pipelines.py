@@ -313,7 +313,8 @@ def test_scores_are_what_the_stored_champion_predicts_for_everybody_of_the_day(t
     with psycopg.connect(urls.warehouse) as connection:
         rows = connection.execute(
             "select customer_id, scores.expected_spend::float8, scores.purchase_probability, "
-            "scores.horizon_days, model_version, tier_rank, version_id, tiers.expected_spend::float8, "
+            "scores.horizon_days, model_version, tier_rank, version_id, "
+            "tiers.expected_spend::float8, "
             "scores.expected_spend_low::float8, scores.expected_spend_high::float8, "
             "scores.next_order_date - scores.as_of_date, churn_probability, "
             "scores.high_value_probability "

@@ -29,7 +29,7 @@ def shop(settings, urls) -> Settings:
     score(settings, urls, DAY)
     scored = publishing.newest_version(urls, DAY)
     publishing.record_gate(urls, [], scored, passed=True)
-    publishing.publish(urls, DAY)
+    publishing.publish(urls, DAY, keep=8)
     yield settings
     mlflow.set_tracking_uri(None)
 

@@ -148,7 +148,17 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
     version = publishing.Version(
         day, HORIZON, "customer_value", "1", "policy", "input", previous_version_id=before
     )
-    publishing.write_version(urls, version, scores, tiers, segments)
+    profiles = pa.table({
+        "segment": ["A", "B"],
+        "customers": [n // 2] * 2,
+        "expected_spend": [float(spend.sum()) / 2] * 2,
+        "centre": ["{}"] * 2,
+        "scale": ["{}"] * 2,
+        "description_en": ["Who are A", "Who are B"],
+        "description_zh": ["常客", "稀客"],
+    })  # fmt: skip
+    grouped = {"customer_segments": segments, "segment_profiles": profiles}
+    publishing.write_version(urls, version, scores, tiers, grouped)
     gate = {
         "stage": "tiers", "as_of_date": day, "version_id": version.version_id,
         "table_name": "customer_tiers", "column_name": "tier", "observed": json.dumps({"value": 4}),
@@ -159,13 +169,6 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
     ]
     publishing.record_gate(urls, results, publishing.newest_version(urls, day), passed=True)
     publishing.publish(urls, day, keep=8)
-    with connect(urls.warehouse) as connection:
-        for segment, zh in (("A", "常客"), ("B", "稀客")):
-            connection.execute(
-                "insert into scores.segment_profiles (version_id, segment, customers, "
-                "expected_spend, description_en, description_zh) values (%s, %s, %s, %s, %s, %s)",
-                [version.version_id, segment, n // 2, spend.sum() / 2, f"Who are {segment}", zh],
-            )
     return version.version_id
 
 
