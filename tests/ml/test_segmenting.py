@@ -86,7 +86,8 @@ def test_analysts_read_the_segments_of_the_published_day_and_their_shares(shop, 
             "from analytics.segment_summary"
         ).fetchall()
         expected = connection.execute(
-            "select segment, sum(expected_spend) from scores.customer_segments "
+            "select customer_segments.segment, sum(expected_spend) "
+            "from scores.customer_segments "
             "join analytics.customer_tiers using (customer_id) "
             "where customer_segments.as_of_date = %s group by 1",
             [DAY],
