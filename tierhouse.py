@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from warehouse.connections import Urls
 
 NEXT = """Next: tierhouse sql "select * from analytics.customer_tiers limit 10"
-      tierhouse up      the dashboard, Airflow and MLflow; there the same day runs once more
+      tierhouse up      the dashboard, Airflow and MLflow
       tierhouse down    stop what runs"""
 
 app = typer.Typer(
