@@ -311,6 +311,8 @@ def _write_rows(
     segments: Mapping[str, pa.Table] | None,
     day: Day | None,
 ) -> None:
+    # Partitions and what fills them take no parameters. What stands in their text are names of ours
+    # and of the columns given, a version id of hexadecimal digits, a date, and quoted literals.
     version_id = version.version_id
     given = f"'{version_id}' as version_id, date '{version.as_of_date}' as as_of_date"
     names = scores.schema.names
@@ -346,19 +348,18 @@ def _write_rows(
     for table, rows in (segments or {}).items():
         columns = rows.schema.names
         _ingest(cursor, f"incoming_{table}", rows)
-        values = (f"{name}::jsonb" if name in JSON else name for name in columns)
-        query = f"select {', '.join(values)} from incoming_{table}"
+        values = ", ".join(f"{name}::jsonb" if name in JSON else name for name in columns)
         if table in retention.TABLES:
             _fill(
                 cursor, version, table, "customer_id", ["version_id", "as_of_date", *columns],
-                query.replace("select ", f"select {given}, ", 1) + " order by customer_id",
+                f"select {given}, {values} from incoming_{table} order by customer_id",
             )  # fmt: skip
-            continue
-        cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
-        cursor.execute(
-            f"insert into scores.{table} (version_id, {', '.join(columns)}) "
-            + query.replace("select ", f"select '{version_id}', ", 1)
-        )
+        else:
+            cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
+            cursor.execute(
+                f"insert into scores.{table} (version_id, {', '.join(columns)}) "
+                f"select '{version_id}', {values} from incoming_{table}"
+            )
     for table in ("tier_changes", "tier_totals", "tier_migrations", "cohort_retention"):
         cursor.execute(f"delete from scores.{table} where version_id = $1", (version_id,))
     rows = f"from scores.{retention.partition('customer_tiers', version_id)}"

@@ -97,8 +97,7 @@ def test_killed_at_every_statement_a_publish_is_done_or_not_done(
         for strike_at in range(1, calls + 1, step)
     ]
     assert done == sorted(done)  # from the commit of the pointer on, and not before
-    assert True in done
-    assert False in done
+    assert set(done) == {False, True}  # strikes before the commit, and after it
 
 
 @pytest.mark.parametrize("at", [0.5, pytest.param(None, marks=pytest.mark.chaos)])

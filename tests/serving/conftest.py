@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg import sql
 
 from warehouse import publishing
 from warehouse.connections import connect, grant
@@ -56,9 +57,11 @@ def analyst(server):
         for role in ("analyst", name):
             found = connection.execute("select 1 from pg_roles where rolname = %s", [role])
             if not found.fetchone():
-                connection.execute(f"create role {role} login")
-        connection.execute(f"alter role {name} password '{password}'")
-        connection.execute(f"grant analyst to {name}")
+                connection.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
+        login = sql.Identifier(name)
+        secret = sql.Literal(password)
+        connection.execute(sql.SQL("alter role {} password {}").format(login, secret))
+        connection.execute(sql.SQL("grant analyst to {}").format(login))
     return f"{name}:{password}"
 
 
