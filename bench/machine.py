@@ -1,9 +1,11 @@
 """What the benchmarks share: a shop's files, an installation of its own, and commands timed."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from warehouse.settings import PROJECT, Settings
 DAYS = 730
 GIB = 2**30
 TRIAL_CUSTOMERS = 5_000
+CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,22 @@ def refuse_unless_landed(url: str, lines: int) -> None:
         (landed,) = connection.execute("select count(*) from raw.order_lines").fetchone() or (0,)
     if landed != lines:
         sys.exit(f"{landed:,} of {lines:,} lines landed: these times would say nothing.")
+
+
+def page(
+    title: str, described: str, table: Sequence[str], ratios: Sequence[str], libraries: str
+) -> str:
+    """A result as Markdown: what was measured, both tables, and on which machine."""
+    about = (
+        f"The machine: {CORES} cores, {platform.system()}. {libraries}, Python "
+        f"{platform.python_version()}. Times mean something on a machine that does nothing else "
+        f"meanwhile."
+    )
+    parts = [
+        f"# {title}",
+        textwrap.fill(described, 80),
+        "\n".join(table),
+        "\n".join(ratios),
+        textwrap.fill(about, 80),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -12,10 +12,7 @@ customers at a time, as `tierhouse score` does, and drawing them is not counted.
 
 import argparse
 import json
-import os
-import platform
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +25,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bench.machine import GIB, time_command
+from bench.machine import CORES, GIB, page, time_command
 from ml import btyd, lightgbm_hurdle, reasons
 from warehouse.settings import PROJECT
 
@@ -36,7 +33,6 @@ Array = np.ndarray
 Frame = pd.DataFrame
 
 FEATURES = PROJECT / "dbt_project" / "models" / "features" / "customer_features.yml"
-CORES = os.cpu_count() or 1
 HORIZON_DAYS = 90
 HISTORY_DAYS = 730
 NEWEST = pd.Timestamp("2026-01-01")
@@ -379,19 +375,8 @@ def _page(sizes: Sizes, runs: Mapping[str, Run]) -> str:
             wall = scale * ours.seconds / theirs.seconds
             processor = scale * ours.processor_seconds / theirs.processor_seconds
             ratios.append(f"| {way} / {bare} | {wall:.2f} | {processor:.2f} |")
-    machine = (
-        f"The machine: {CORES} cores, {platform.system()}. LightGBM {lgb.__version__}, "
-        f"NumPy {np.__version__}, Python {platform.python_version()}. Times mean something on a "
-        f"machine that does nothing else meanwhile."
-    )
-    parts = [
-        "# How long models take",
-        textwrap.fill(described, 80),
-        "\n".join(table),
-        "\n".join(ratios),
-        textwrap.fill(machine, 80),
-    ]
-    return "\n\n".join(parts) + "\n"
+    libraries = f"LightGBM {lgb.__version__}, NumPy {np.__version__}"
+    return page("How long models take", described, table, ratios, libraries)
 
 
 if __name__ == "__main__":

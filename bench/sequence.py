@@ -11,9 +11,7 @@ else the machine does meanwhile happens to both.
 """
 
 import argparse
-import platform
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.modelling import CORES
+from bench.machine import page
 from ml.streams import Streams
 
 if TYPE_CHECKING:
@@ -236,19 +234,8 @@ def _page(customers: int, events: int, raced: Iterable[tuple[str, int, Way, Way]
         wall = ours.seconds / bare.seconds
         processor = ours.processor_seconds / bare.processor_seconds
         ratios.append(f"| {name} / bare {name} | {wall:.2f} | {processor:.2f} |")
-    machine = (
-        f"The machine: {CORES} cores, {platform.system()}. PyTorch {torch.__version__}, "
-        f"Python {platform.python_version()}. Times mean something on a machine that does nothing "
-        f"else meanwhile."
-    )
-    parts = [
-        "# How long the sequence model takes",
-        textwrap.fill(described, 80),
-        "\n".join(table),
-        "\n".join(ratios),
-        textwrap.fill(machine, 80),
-    ]
-    return "\n\n".join(parts) + "\n"
+    libraries = f"PyTorch {torch.__version__}"
+    return page("How long the sequence model takes", described, table, ratios, libraries)
 
 
 if __name__ == "__main__":
