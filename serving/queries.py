@@ -21,13 +21,6 @@ Ask = Callable[..., pd.DataFrame]
 TIMEOUT = "60s"
 MOVEMENTS = ("up", "down", "stayed", "new")
 
-PUBLISHED = """
-select as_of_date, horizon_days, sum(customers)::bigint as customers,
-    sum(expected_spend)::float8 as expected_spend
-from analytics.tier_summary
-group by as_of_date, horizon_days
-"""
-
 TIERS = """
 select tier, tier_rank, customers, customers_change, expected_spend::float8 as expected_spend,
     expected_share::float8 as expected_share, purchase_probability_mean, customers_up,
@@ -75,7 +68,6 @@ select table_name, as_of_date, updated_at, age_hours::float8 as age_hours,
 from analytics.freshness
 order by is_stale desc, table_name
 """
-
 
 SEGMENTS = """
 select segment, customers, share::float8 as share, expected_spend::float8 as expected_spend,
@@ -317,8 +309,8 @@ class Published(NamedTuple):
 
 def published(ask: Ask) -> Published | None:
     """The published day; None before the first."""
-    rows = ask(PUBLISHED)
-    return None if rows.empty else Published(*rows.iloc[0])
+    rows = ask(BRIEF)
+    return None if rows.empty else Published(*rows.iloc[0, :4])
 
 
 @dataclass(frozen=True)
