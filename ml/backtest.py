@@ -43,19 +43,23 @@ def hurdle(config: lightgbm_hurdle.Config) -> Estimator:
     return Estimator(partial(lightgbm_hurdle.fit, config=config), lightgbm_hurdle.predict)
 
 
-MODELS: Mapping[str, Estimator] = {"lightgbm_hurdle": hurdle(lightgbm_hurdle.Config())}
+TREES = lightgbm_hurdle.Config()
+MODELS: Mapping[str, Estimator] = {"lightgbm_hurdle": hurdle(TREES)}
 # What reads the events. Networks take minutes where trees take seconds, so they are judged only
 # where somebody asks for them by name.
 ON_EVENTS = ("transformer", "gru", "cnn", "transformer_scratch", "hybrid")
 
 
 def on_events(
-    names: Sequence[str], events: Streams, say: Callable[[str], None] = lambda message: None
+    names: Sequence[str],
+    events: Streams,
+    say: Callable[[str], None] = lambda message: None,
+    trees: lightgbm_hurdle.Config = TREES,
 ) -> dict[str, Estimator]:
     """The models of these names, of ON_EVENTS, bound to the events that they read.
 
     transformer_scratch is the transformer without pre-training. Those that share a backbone
-    pre-train it once for each origin. say: is told of every tenth step.
+    pre-train it once for each origin. say: is told of every tenth step. trees: of the hybrid.
     """
     from ml import (  # torch: seconds that others need not wait
         hybrid,
@@ -87,7 +91,7 @@ def on_events(
         return Estimator(fit, partial(sequence_model.predict, events=events))
 
     def fit_hybrid(frame: Frame, labels: Frame, horizon_days: int) -> hybrid.Model:
-        config = hybrid.Config()
+        config = hybrid.Config(trees=trees)
         backbone = pretrained(hybrid.newest_day(frame), config.sequence)
         return hybrid.fit(
             frame, labels, horizon_days, events, config, backbone, callback=told("hybrid")

@@ -4,7 +4,8 @@ One `lightgbm_hurdle` for each horizon, each of its own closed windows. They kno
 other, and what they say must make sense together: nobody spends more in 30 days than in 90. The
 horizon that was asked for has been judged (`ml.backtest`), so it stays as it is and the others give
 way: a shorter one says at most what the next longer one does, a longer one at least what the next
-shorter one does.
+shorter one does. The asked horizon's trees may also read what a network makes of the events
+(`ml.hybrid`); the others read the features alone.
 """
 
 import json
@@ -13,30 +14,44 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ml import btyd, lightgbm_hurdle
+from ml import btyd, lightgbm_hurdle, seals, streams
 from ml.lightgbm_hurdle import Answers, Model
 from ml.metrics import Prediction
+from ml.streams import Streams
+
+if TYPE_CHECKING:
+    from ml import hybrid
 
 Array = np.ndarray
 Frame = pd.DataFrame
 
 HORIZONS = (7, 14, 30, 90, 180, 365)
+READER = "reader"  # the folder of it, beside those of the models
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """models: by horizon in days, ascending. asked_days: the horizon that was judged."""
+    """models: by horizon in days, ascending. asked_days: the horizon that was judged. reader: makes
+    the columns of events that the asked model reads, None where it reads the features alone."""
 
     models: Mapping[int, Model]
     asked_days: int
+    reader: "hybrid.Reader | None" = None
 
     @property
     def asked(self) -> Model:
         return self.models[self.asked_days]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the asked model reads of the feature table."""
+        made = () if self.reader is None else self.reader.columns
+        return tuple(name for name in self.asked.features if name not in made)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,13 @@ class Forecast:
         return self.by_horizon[self.asked_days]
 
 
-def fit(asked: Model, frame: Frame, labels: Frame, known_until: date) -> Outlook:
+def fit(
+    asked: Model,
+    frame: Frame,
+    labels: Frame,
+    known_until: date,
+    reader: "hybrid.Reader | None" = None,
+) -> Outlook:
     """The asked model and, beside it, one like it for each of HORIZONS.
 
     frame: features of days before known_until, one row per customer and day. labels: customer_id,
@@ -86,7 +107,7 @@ def fit(asked: Model, frame: Frame, labels: Frame, known_until: date) -> Outlook
         if days not in models:
             nearest = min(models, key=lambda known: max(known / days, days / known))
             models[days] = replace(models[nearest], horizon_days=days, intervals=None)
-    return Outlook(dict(sorted(models.items())), asked.horizon_days)
+    return Outlook(dict(sorted(models.items())), asked.horizon_days, reader)
 
 
 def ask(outlook: Outlook, frame: Frame, num_threads: int) -> dict[int, Answers]:
@@ -123,8 +144,19 @@ def together(said: Mapping[int, Prediction], asked_days: int) -> Forecast:
 
 
 def predict(outlook: Outlook, frame: Frame, num_threads: int = 1) -> Forecast:
-    """Of all customers of one day. Raises ValueError where a column is missing."""
+    """Of all customers of one day; the frame is `widened` where there is a reader. Raises
+    ValueError where a column is missing."""
     return settle(outlook, frame, ask(outlook, frame, num_threads))
+
+
+def widened(outlook: Outlook, frame: Frame, events: Streams | None) -> Frame:
+    """The frame with all columns that the models read. events: known on its days; None where the
+    outlook has no reader."""
+    if outlook.reader is None or events is None:
+        return frame
+    from ml import hybrid  # torch: seconds that trees alone need not wait
+
+    return hybrid.widened(outlook.reader, frame, events)
 
 
 def population_columns(outlook: Outlook) -> tuple[str, ...]:
@@ -170,23 +202,35 @@ def _spend_and_chance(said: Prediction) -> Array:
 
 
 def to_files(outlook: Outlook, folder: Path) -> None:
-    """Write outlook.json and a folder of each model into an existing folder."""
+    """Write outlook.json, a folder of each model and one of the reader into an existing folder, and
+    seal it."""
     folder = Path(folder)
     for days, model in outlook.models.items():
         (folder / f"{days}d").mkdir()
         lightgbm_hurdle.to_files(model, folder / f"{days}d")
     about = {"asked_days": outlook.asked_days, "horizons": list(outlook.models)}
     (folder / "outlook.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    if outlook.reader is not None:
+        from ml import hybrid
+
+        (folder / READER).mkdir()
+        hybrid.to_files(outlook.reader, folder / READER)
+    seals.seal(folder)
 
 
 def from_files(folder: Path) -> Outlook:
-    """The outlook that `to_files` wrote. Raises ValueError where the files are of another kind."""
+    """The outlook that `to_files` wrote. Raises ValueError, before anything is parsed, where a file
+    is not what was written."""
     folder = Path(folder)
-    if not (folder / "outlook.json").is_file():
-        raise ValueError(f"{folder} holds no outlook.json; train the model again")
+    seals.refuse_broken(folder)
     about = json.loads((folder / "outlook.json").read_text(encoding="utf-8"))
     models = {days: lightgbm_hurdle.from_files(folder / f"{days}d") for days in about["horizons"]}
-    return Outlook(models, about["asked_days"])
+    reader = None
+    if (folder / READER).is_dir():
+        from ml import hybrid
+
+        reader = hybrid.from_files(folder / READER)
+    return Outlook(models, about["asked_days"], reader)
 
 
 class Served:
@@ -195,22 +239,28 @@ class Served:
     def __init__(self, outlook: Outlook) -> None:
         self.outlook = outlook
 
-    def predict(self, frame: Frame, params: dict | None = None) -> Frame:
+    def predict(self, asked: Frame | Mapping[str, Any], params: dict | None = None) -> Frame:
         """A row per customer of one day's whole population, in the order of the frame.
 
+        asked: the frame of customer_id, as_of_date and the features. Where there is a reader: a
+        mapping of "customers", that frame, and "events", an Arrow table (`streams.from_table`).
         expected_spend with its ends expected_spend_low and _high (null where the model has no
         intervals), purchase_probability and high_value_probability of the asked horizon,
         next_order_days, and expected_spend_<n>d and purchase_probability_<n>d of every horizon.
         """
-        found = predict(self.outlook, frame)
-        asked = found.asked
+        if isinstance(asked, pd.DataFrame):
+            frame, events = asked, None
+        else:
+            frame, events = asked["customers"], streams.from_table(asked["events"])
+        found = predict(self.outlook, widened(self.outlook, frame, events))
+        said = found.asked
         columns = {
-            "expected_spend": asked.expected_spend,
-            "expected_spend_low": np.nan if asked.low is None else asked.low,
-            "expected_spend_high": np.nan if asked.high is None else asked.high,
-            "purchase_probability": asked.purchase_probability,
+            "expected_spend": said.expected_spend,
+            "expected_spend_low": np.nan if said.low is None else said.low,
+            "expected_spend_high": np.nan if said.high is None else said.high,
+            "purchase_probability": said.purchase_probability,
             "high_value_probability": (
-                np.nan if asked.high_value_probability is None else asked.high_value_probability
+                np.nan if said.high_value_probability is None else said.high_value_probability
             ),
             "next_order_days": found.next_order_days,
         }

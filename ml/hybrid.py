@@ -10,11 +10,10 @@ there are no labels at all, so all rows have them from one space.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -72,6 +71,12 @@ class Reader:
     axes: Array
     config: training_loop.Config
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of what `read` gives."""
+        components = range(1, 1 + self.axes.shape[1])
+        return (*_heads_of(self.halves[0]), *(f"embedding_{i:02}" for i in components))
+
 
 @dataclass(frozen=True)
 class Model:
@@ -102,10 +107,8 @@ def fit(
     anything.
     """
     reader, columns = learn(frame, labels, horizon_days, events, config, backbone, callback)
-    return Model(
-        reader,
-        lightgbm_hurdle.fit(_beside(frame, columns), labels, horizon_days, config.trees),
-    )
+    beside = pd.concat([frame.reset_index(drop=True), columns], axis=1)
+    return Model(reader, lightgbm_hurdle.fit(beside, labels, horizon_days, config.trees))
 
 
 def predict(model: Model, frame: Frame, events: Streams) -> Prediction:
@@ -114,28 +117,31 @@ def predict(model: Model, frame: Frame, events: Streams) -> Prediction:
     Of the events only those known on a row's as_of_date are read. Raises ValueError where a column
     that the model was trained on is missing.
     """
-    return lightgbm_hurdle.predict(model.trees, _beside(frame, read(model.reader, frame, events)))
+    return lightgbm_hurdle.predict(model.trees, widened(model.reader, frame, events))
 
 
-def to_files(model: Model, folder: Path) -> None:
-    """Write the reader (safetensors and JSON), its halves and the trees (LightGBM text) into an
-    existing folder, and seal it."""
-    folder, reader = Path(folder), model.reader
+def widened(reader: Reader, frame: Frame, events: Streams) -> Frame:
+    """The frame, and beside it what the reader makes of its customers' events (`read`)."""
+    return pd.concat([frame.reset_index(drop=True), read(reader, frame, events)], axis=1)
+
+
+def to_files(reader: Reader, folder: Path) -> None:
+    """Write the reader and its halves (safetensors and JSON) into an existing folder, and seal
+    it."""
+    folder = Path(folder)
     numbers = {f"backbone.{name}": value for name, value in reader.backbone.items()}
     numbers |= {"center": torch.from_numpy(reader.center), "axes": torch.from_numpy(reader.axes)}
     weights.to_file(numbers, folder / "reader.safetensors")
     about = {"format": FORMAT, "config": asdict(reader.config)}
     (folder / "reader.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    for name in ("trees", *HALVES):
-        (folder / name).mkdir()
-    lightgbm_hurdle.to_files(model.trees, folder / "trees")
     for name, half in zip(HALVES, reader.halves, strict=True):
+        (folder / name).mkdir()
         sequence_model.to_files(half, folder / name)
     seals.seal(folder)
 
 
-def from_files(folder: Path) -> Model:
-    """The model that `to_files` wrote. Raises ValueError, before anything is parsed, where a file
+def from_files(folder: Path) -> Reader:
+    """The reader that `to_files` wrote. Raises ValueError, before anything is parsed, where a file
     is not what was written."""
     folder = Path(folder)
     seals.refuse_broken(folder)
@@ -149,34 +155,7 @@ def from_files(folder: Path) -> Model:
     backbone = {name.removeprefix("backbone."): value for name, value in numbers.items()}
     first, second = (sequence_model.from_files(folder / name) for name in HALVES)
     config = training_loop.read_config(about["config"])
-    reader = Reader(backbone, (first, second), center, axes, config)
-    return Model(reader, lightgbm_hurdle.from_files(folder / "trees"))
-
-
-class Served:
-    """The model as something that answers with a table, which is what model stores ask for."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def predict(self, asked: Mapping[str, Any], params: dict | None = None) -> Frame:
-        """A row per customer, in the order of asked["customers"].
-
-        customers: a frame of customer_id, as_of_date and the features, of whole days. events: an
-        Arrow table, as `streams.from_table` takes it. The answer: customer_id, expected_spend,
-        purchase_probability and high_value_probability (null where the labels had none).
-        """
-        frame = asked["customers"]
-        found = predict(self.model, frame, streams.from_table(asked["events"]))
-        return pd.DataFrame(
-            {
-                "customer_id": frame["customer_id"],
-                "expected_spend": found.expected_spend,
-                "purchase_probability": found.purchase_probability,
-                "high_value_probability": found.high_value_probability,
-            },
-            index=frame.index,
-        )
+    return Reader(backbone, (first, second), center, axes, config)
 
 
 def learn(
@@ -281,15 +260,5 @@ def _heads(model: sequence_model.Model, frame: Frame, events: Streams) -> Array:
 
 def _columns(reader: Reader, heads: Array, seen: Array) -> Frame:
     components = (seen - reader.center) @ reader.axes
-    names = [f"embedding_{i:02}" for i in range(1, 1 + components.shape[1])]
     values = np.concatenate([heads, components], axis=1).astype(np.float32)
-    return pd.DataFrame(values, columns=[*_heads_of(reader.halves[0]), *names])
-
-
-def _beside(frame: Frame, columns: Frame) -> Frame:
-    return pd.concat([frame.reset_index(drop=True), columns], axis=1)
-
-
-def _load_pyfunc(path: str) -> Served:
-    """The loader that MLflow looks for in a `loader_module`."""
-    return Served(from_files(Path(path)))
+    return pd.DataFrame(values, columns=list(reader.columns))

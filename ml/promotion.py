@@ -79,7 +79,8 @@ class Champion:
 @dataclass(frozen=True)
 class Case:
     """All that the rules look at. columns: of the feature table; tiers: of all origins
-    (`tier_evaluation.summed`)."""
+    (`tier_evaluation.summed`). over_simpler: the challenger's `<metric>_gain` over the trees on the
+    features alone, with `_low` and `_high`, paired; empty where it is no more than those."""
 
     board: Backtest
     name: str  # of the challenger on the board
@@ -89,6 +90,7 @@ class Case:
     columns: tuple[str, ...]
     tiers: Sequence[TierResult]
     champion: Champion | None
+    over_simpler: Metrics = field(default_factory=dict)
 
     def metric(self, name: str) -> float:
         """Of the challenger, pooled; NaN where the board does not have it."""
@@ -162,6 +164,21 @@ def remembered(estimator: Estimator, columns: Sequence[str] = ()) -> tuple[Estim
     return Estimator(estimator.fit, predict), said
 
 
+def recorded(estimator: Estimator) -> tuple[Estimator, Estimator]:
+    """The estimator, and one that fits nothing and says again what it said of a day's customers."""
+    said: dict[pd.Timestamp, Prediction] = {}
+
+    def predict(model: Any, frame: Frame) -> Prediction:
+        said[frame["as_of_date"].iloc[0]] = found = estimator.predict(model, frame)
+        return found
+
+    again = Estimator(
+        lambda frame, labels, horizon_days: None,
+        lambda model, frame: said[frame["as_of_date"].iloc[0]],
+    )
+    return Estimator(estimator.fit, predict), again
+
+
 def how_judged(
     origins: Iterable[date],
     asked_days: int,
@@ -209,8 +226,9 @@ def compare(
     """The champion's pooled metrics on the board's origins, and the challenger's gain over it;
     nothing of either where the champion gives no answer.
 
-    features, labels: as the board was made from. The same customers, days and resamples: the
-    champion is the only baseline of one more backtest.
+    features, labels: as the board was made from. challenger: what was judged, or what says it again
+    (`recorded`). The same customers, days and resamples: the champion is the only baseline of one
+    more backtest.
     """
     origins = [origin.as_of_date for origin in board.origins]
     found = backtest.run(
@@ -381,6 +399,19 @@ def _no_worse_than_champion(case: Case) -> str | None:
     )
 
 
+def _worth_its_cost(case: Case) -> str | None:
+    """Better at all is not enough: it takes minutes where the trees take seconds, and reads what
+    they need not."""
+    low = case.over_simpler.get(f"{GINI}_gain_low")
+    if low is None or low > 0:
+        return None
+    gain = case.over_simpler[f"{GINI}_gain"]
+    return (
+        f"its normalised Gini of {case.metric(GINI):.3f} is not surely above that of the trees on "
+        f"the features alone: gain {gain:+.4f}, at the low end {low:+.4f}"
+    )
+
+
 def _newer_than_champion(case: Case) -> str | None:
     if case.champion is None or case.champion.as_of_date <= case.challenger.as_of_date:
         return None
@@ -440,6 +471,7 @@ RULES: tuple[Rule, ...] = (
     Rule("different_answers", _different_answers, "one number for all makes no tiers"),
     Rule("not_too_good", _not_too_good, "next to perfect is a leak until a person has looked"),
     Rule("better_than_baselines", _better_than_baselines, "else a line of SQL does as well"),
+    Rule("worth_its_cost", _worth_its_cost, "of two that do the same, the simpler one"),
     Rule("newer_than_champion", _newer_than_champion, "scoring must not forget what it knew"),
     Rule("no_worse_than_champion", _no_worse_than_champion, "small losses add up week by week"),
     Rule("right_total", _right_total, "budgets are made from the total"),
@@ -480,6 +512,9 @@ def _numbers(case: Case) -> dict[str, Any]:
         for end in ("", "_low", "_high"):
             found[f"gain{end}"] = _plain(case.metric(f"{metric}_gain{end}"))
             found[f"gain_over_champion{end}"] = _plain(over.get(f"{metric}_gain{end}", math.nan))
+            if case.over_simpler:
+                gain = case.over_simpler.get(f"{metric}_gain{end}", math.nan)
+                found[f"gain_over_simpler{end}"] = _plain(gain)
         metrics[metric] = found
     judged = {} if case.champion is None else case.champion.judged
     return {

@@ -27,6 +27,13 @@ class Target(StrEnum):
     duckdb = "duckdb"
 
 
+class ValueModel(StrEnum):
+    """The models that training can put before the gate, by their name on the scoreboard."""
+
+    lightgbm_hurdle = "lightgbm_hurdle"
+    hybrid = "hybrid"
+
+
 class TierhouseError(Exception):
     """A message for a person: what is wrong, where, and what to do. Ends with exit code 1."""
 
@@ -64,6 +71,7 @@ class Settings(BaseSettings):
         default=None, validation_alias="MLFLOW_TRACKING_URI"
     )
     horizon_days: int = Field(default=90, ge=1)
+    value_model: ValueModel = ValueModel.lightgbm_hurdle
     tier_policy: Path = PROJECT / "ml" / "tier_policy.yml"
     keep_versions: int = Field(default=8, ge=2)
     dag_run: str | None = None

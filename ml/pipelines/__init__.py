@@ -6,13 +6,12 @@ from ml.pipelines.policies import read_policy, try_policy
 from ml.pipelines.registry import ALIAS, promote, rollback
 from ml.pipelines.reporting import REPORTS, keep_report, reason_names
 from ml.pipelines.scoring import score
-from ml.pipelines.tracking import MODEL, REGISTERED
+from ml.pipelines.tracking import REGISTERED
 from ml.pipelines.training import TUNINGS, Trained, train, tune
 
 __all__ = [
     "ALIAS",
     "BACKTESTS",
-    "MODEL",
     "REGISTERED",
     "REPORTS",
     "SEQUENCE",

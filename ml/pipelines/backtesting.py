@@ -21,7 +21,6 @@ from ml.pipelines.reading import (
     read_labels,
 )
 from ml.pipelines.tracking import (
-    MODEL,
     data_hash,
     log_figures,
     log_input,
@@ -32,8 +31,9 @@ from ml.pipelines.tracking import (
 )
 from warehouse.building import read_history
 from warehouse.connections import Urls
-from warehouse.settings import Settings, WrongUsage
+from warehouse.settings import Settings, ValueModel, WrongUsage
 
+TREES = ValueModel.lightgbm_hurdle
 BACKTESTS = "customer_value_backtests"
 Estimators = Mapping[str, Estimator]
 
@@ -76,9 +76,9 @@ def backtest(
     frame = read_days(urls, needed)
     labels = read_labels(urls, needed, [horizon_days, learned_days])
     said: list[pd.DataFrame] = []
-    if MODEL in models:
-        estimator, said = promotion.remembered(models[MODEL], policy.columns)
-        models = {**models, MODEL: estimator}
+    if TREES in models:
+        estimator, said = promotion.remembered(models[TREES], policy.columns)
+        models = {**models, TREES: estimator}
     with contextlib.ExitStack() as files:
         events = None
         if on_events:

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature, infer_signature
 from psycopg.types.json import Jsonb
 
-from ml import horizons, lightgbm_hurdle, promotion
+from ml import horizons, promotion
 from ml.pipelines.tracking import REGISTERED, open_mlflow
 from ml.promotion import Decision
 from warehouse.connections import Urls, connect, exclusive
@@ -131,15 +131,19 @@ def trained_as_of(version: ModelVersion) -> date:
 def register(
     outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str], card: str
 ) -> str:
-    """Store the models as LightGBM text and JSON; the number of the version."""
-    inputs = frame.head(100).drop(columns=["customer_id"])
-    signature = infer_signature(inputs, horizons.Served(outlook).predict(inputs))
+    """Store the models as LightGBM text and JSON, the reader as safetensors; the number of the
+    version."""
+    signature, network = None, ("safetensors", "torch")
+    if outlook.reader is None:  # MLflow has no signature of a frame and a table of events together
+        inputs = frame.head(100).drop(columns=["customer_id"])
+        signature = infer_signature(inputs, horizons.Served(outlook).predict(inputs))
+        network = ()
     return add_version(
         REGISTERED,
         ABOUT,
         partial(horizons.to_files, outlook),
         loader="ml.horizons",
-        packages=("lightgbm", "numpy", "pandas", "scipy"),
+        packages=("lightgbm", "numpy", "pandas", "pyarrow", "scipy", *network),
         tags=tags,
         signature=signature,
         card=card,
@@ -198,10 +202,10 @@ def load(champion: ModelVersion) -> horizons.Outlook:
         ) from None
 
 
-def readable(champion: ModelVersion) -> lightgbm_hurdle.Model | None:
-    """The stored model, None where an earlier Tierhouse wrote what this one cannot read."""
+def readable(champion: ModelVersion) -> horizons.Outlook | None:
+    """What is stored, None where an earlier Tierhouse wrote what this one cannot read."""
     try:
-        return load(champion).asked
+        return load(champion)
     except (MlflowException, OSError, TierhouseError):
         return None
 

@@ -1,5 +1,6 @@
 """Score every customer of a day, part by part."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -17,9 +18,10 @@ from ml import horizons, lightgbm_hurdle, reasons, sufficiency
 from ml.metrics import Prediction
 from ml.pipelines import policies, segmenting
 from ml.pipelines.policies import read_policy
-from ml.pipelines.reading import Say, parts, spill_day
+from ml.pipelines.reading import Say, events_until, parts, spill_day
 from ml.pipelines.registry import find_champion, load, trained_as_of
 from ml.pipelines.tracking import REGISTERED, open_mlflow
+from ml.streams import Streams
 from ml.sufficiency import Rung
 from ml.tier_policy import Policy
 from warehouse import publishing
@@ -45,23 +47,30 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             f"one as of that day in an installation of its own (TIERHOUSE_HOME), or score a "
             f"later day."
         )
+    outlook = None
+    if champion is not None:
+        say(f"Loading version {champion.version}")
+        outlook = load(champion)
     families = reasons.read_families()
     scratch = settings.home / "scratch-scores"
     scratch.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as place:
+    with contextlib.ExitStack() as files:
+        place = files.enter_context(tempfile.TemporaryDirectory(dir=scratch))
         file = Path(place) / "features.arrow"
         say("Reading features")
+        events = None
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
             begun = publishing.begin(urls, as_of)
             input_hash = publishing.input_hash(urls, as_of)
             day = publishing.read_day(urls, as_of)
             spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
-        if champion is None:
+            if outlook is not None and outlook.reader is not None:
+                events = files.enter_context(events_until(settings, urls, as_of))
+        if champion is None or outlook is None:
             history_days = (as_of - history.first).days
             scored = _score_without_model(file, history_days, settings.horizon_days)
         else:
-            say(f"Loading version {champion.version}")
-            scored = _score_parts(champion, file, families, say)
+            scored = _score_parts(champion, outlook, file, events, families, say)
         version = publishing.Version(
             as_of_date=as_of,
             horizon_days=scored.forecast.asked_days,
@@ -117,14 +126,19 @@ class _Scored(NamedTuple):
 
 
 def _score_parts(
-    champion: ModelVersion, file: Path, families: reasons.Families, say: Say
+    champion: ModelVersion,
+    outlook: horizons.Outlook,
+    file: Path,
+    events: Streams | None,
+    families: reasons.Families,
+    say: Say,
 ) -> _Scored:
     """The trees and the reasons part by part; what is true of the shop, of all parts together."""
-    outlook = load(champion)
     wanted = {"as_of_date", *policies.HISTORY, *horizons.population_columns(outlook)}
     threads = os.cpu_count() or 1
     customers, said, why, told, shopping = [], [], [], [], []
-    for part in parts(file):
+    for features in parts(file):
+        part = horizons.widened(outlook, features, events)
         customers.append(pa.array(part["customer_id"], pa.string()))
         said.append(horizons.ask(outlook, part, threads))
         why.append(_reasons(outlook.asked, part, families, threads))

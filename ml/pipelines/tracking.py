@@ -29,9 +29,8 @@ from ml.pipelines.reading import KEYS, TABLE
 from ml.streams import Streams
 from ml.tier_evaluation import TierResult
 from warehouse.connections import Urls, make_database
-from warehouse.settings import PROJECT, Settings, TierhouseError
+from warehouse.settings import PROJECT, Settings, TierhouseError, ValueModel
 
-MODEL = "lightgbm_hurdle"
 REGISTERED = "customer_value"  # the experiment of training and the registered model
 
 
@@ -140,28 +139,31 @@ class Curves:
         self._kept = []
 
 
-def log_scoreboard(judged: judging.Backtest, tags: dict[str, str]) -> None:
+def log_scoreboard(
+    judged: judging.Backtest, tags: dict[str, str], name: str = ValueModel.lightgbm_hurdle
+) -> None:
     """One child run per candidate and origin, and one of its means, so that MLflow's comparison
-    page is the scoreboard. All metrics have the same names everywhere.
+    page is the scoreboard. All metrics have the same names everywhere; the run itself has those of
+    the candidate of this name, if it was judged.
 
     Intervals and paired differences stand in scoreboard.json, where they do not bury the metrics
     themselves.
     """
     mlflow.log_dict(judged.to_json(), "scoreboard.json")
-    if MODEL in judged.pooled:
-        mlflow.log_metrics(_points(judged.pooled[MODEL]))
+    if name in judged.pooled:
+        mlflow.log_metrics(_points(judged.pooled[name]))
     of_origins = {origin.as_of_date.isoformat(): origin.models for origin in judged.origins}
     for origin, models in {**of_origins, "pooled": judged.pooled}.items():
-        for name, metrics in models.items():
-            told = {**tags, "model": name, "origin": origin}
-            with mlflow.start_run(run_name=f"{name} {origin}", nested=True, tags=told):
+        for one, metrics in models.items():
+            told = {**tags, "model": str(one), "origin": origin}
+            with mlflow.start_run(run_name=f"{one} {origin}", nested=True, tags=told):
                 mlflow.log_metrics(_points(metrics))
 
 
-def log_figures(judged: judging.Backtest) -> None:
-    """The figures are about MODEL, or about the first candidate where it was not judged."""
+def log_figures(judged: judging.Backtest, name: str = ValueModel.lightgbm_hurdle) -> None:
+    """Of the candidate of this name, or of the first one where it was not judged."""
     newest = judged.newest
-    name = MODEL if MODEL in newest.predictions else next(iter(newest.predictions))
+    name = name if name in newest.predictions else next(iter(newest.predictions))
     mlflow.log_figure(figures.gain(judged, name), "figures/gain_curve.png")
     if newest.predictions[name].expected_spend is not None:
         mlflow.log_figure(figures.calibration(judged, name), "figures/calibration_by_decile.png")

@@ -1,8 +1,11 @@
 """Judge, fit, register and ask the gate; and look for better settings of the trees."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import date, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
@@ -31,6 +34,7 @@ from ml.pipelines.reading import (
     Build,
     Say,
     closed_labels,
+    events_until,
     history_may_be_short,
     listed,
     read_days,
@@ -45,7 +49,6 @@ from ml.pipelines.registry import (
     trained_as_of,
 )
 from ml.pipelines.tracking import (
-    MODEL,
     REGISTERED,
     data_hash,
     finite,
@@ -56,13 +59,17 @@ from ml.pipelines.tracking import (
     open_mlflow,
     tags_of,
 )
+from ml.streams import Streams
 from ml.sufficiency import Rung
 from ml.tier_evaluation import TierResult
 from ml.tier_policy import Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls, connect
 from warehouse.publishing import keep_policy
-from warehouse.settings import Settings
+from warehouse.settings import Settings, ValueModel
+
+if TYPE_CHECKING:
+    from ml import hybrid
 
 TUNINGS = "customer_value_tuning"
 EXPLAINED = 2_000  # customers whom the figures of a training explain
@@ -100,7 +107,6 @@ def train(
 
     horizon = settings.horizon_days
     policy = read_policy(settings)
-    tags = tags_of(settings, as_of, horizon)
     known_until = min(as_of, history.last)  # a window is closed when its last day is loaded
     origins, learned_from, days = _days_of_training(known_until, history.first, horizon)
     build(days, horizon)
@@ -109,44 +115,58 @@ def train(
     report = _assess(urls, everything, known_until, history.first, horizon)
     if report.rung != Rung.lightgbm_hurdle:
         return Trained(f"{sufficiency.to_text(report)}\n\n{WITHOUT_CHAMPION}", None)
-    known = everything["as_of_date"] <= pd.Timestamp(learned_from[0])
-    frame = everything[known].reset_index(drop=True)
+    frame = everything[everything["as_of_date"] <= pd.Timestamp(learned_from[0])]
+    frame = frame.reset_index(drop=True)
     labels = closed_labels(urls, frame, horizon)
-    config, where_from = _settings_of_trees(horizon, min(origins))
-    say(f"Judging on {len(origins)} windows")
-    estimator = judging.hurdle(config)
-    remembered, said = promotion.remembered(estimator, policy.columns)
-    models = {**judging.MODELS, MODEL: remembered}
-    judged = judging.run(frame, labels, origins, horizon, models, say=say)
-    say(f"Fitting {MODEL} on {len(learned_from)} days")
-    learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
-    columns = lightgbm_hurdle.feature_columns(frame, labels)
-    model = lightgbm_hurdle.fit(frame[learned], labels[learned], horizon, config)
-    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
-    model = replace(model, intervals=_intervals(judged, told, len(learned_from)))
-    judged = _with_coverage(judged, intervals.held_out_coverage(told, horizon))
-    say("Fitting the other horizons")
-    outlook = horizons.fit(
-        model, everything, read_labels(urls, days, horizons.HORIZONS), known_until
-    )
-    standing = _judge_champion(champion, model, estimator, judged, frame, labels, say)
-    drawn = tier_evaluation.evaluate_windows(said, labels, policy)
-    frame, labels = frame[learned], labels[learned]
-    del everything
+    is_learned = frame["as_of_date"].isin(pd.to_datetime(list(learned_from)))
+    trees, where_from = _settings_of_trees(horizon, min(origins))
+    stored = None if champion is None else readable(champion)
+    name = settings.value_model
+    with _events(settings, urls, known_until, name, stored) as events:
+        kind = _Kind(name, trees, events, say)
+        say(f"Judging on {len(origins)} windows")
+        judged = _judge(kind, frame, labels, origins, horizon, policy)
+        say(f"Fitting {name} on {len(learned_from)} days")
+        model, reader = kind.fit(frame[is_learned], labels[is_learned], horizon)
+        found = _intervals(judged.board, judged.told, len(learned_from))
+        say("Fitting the other horizons")
+        outlook = horizons.fit(
+            replace(model, intervals=found),
+            everything,
+            read_labels(urls, days, horizons.HORIZONS),
+            known_until,
+            reader,
+        )
+        del everything
+        standing = None
+        if champion is not None and stored is not None:
+            standing = _judge_champion(champion, stored, outlook, kind, judged, frame, labels)
+        is_newest = (frame["as_of_date"] == pd.Timestamp(learned_from[0])).to_numpy()
+        newest = frame[is_newest].reset_index(drop=True)
+        newest = horizons.widened(outlook, newest, events)
+    drawn = tier_evaluation.evaluate_windows(judged.said, labels, policy)
     verdict = promotion.decide(
         promotion.Case(
-            board=judged,
-            name=MODEL,
-            challenger=_challenger(model, frame, as_of),
+            board=judged.board,
+            name=name,
+            challenger=promotion.Challenger(
+                horizon,
+                outlook.asked.features,
+                promotion.ask(lightgbm_hurdle.predict, outlook.asked, newest),
+                as_of,
+            ),
             horizon_days=horizon,
             learned_days=horizon,
-            columns=columns,
+            columns=lightgbm_hurdle.feature_columns(frame, labels),
             tiers=tier_evaluation.summed(drawn.values()),
             champion=standing,
+            over_simpler=judged.over_trees,
         )
     )
+    frame, labels = frame[is_learned], labels[is_learned]
 
     say("Recording in MLflow")
+    tags = {**tags_of(settings, as_of, horizon), "value_model": str(name)}
     with mlflow.start_run(run_name=f"train {as_of}", tags=tags):
         mlflow.log_params(
             {
@@ -155,25 +175,25 @@ def train(
                 "origins": listed(origins),
                 "cutoffs": listed(learned_from),
                 "settings": where_from,
-                **asdict(model.config),
+                **asdict(trees),
             }
         )
         mlflow.log_text(sufficiency.to_markdown(report), "sufficiency.md")
         log_input(frame, labels, "training")
-        log_scoreboard(judged, tags)
-        log_figures(judged)
+        log_scoreboard(judged.board, tags, name)
+        log_figures(judged.board, name)
         log_tiers(drawn)
-        mlflow.log_figure(figures.importance(model), "figures/feature_importance.png")
-        _log_explanation(model, frame)
-        card = model_card.to_markdown(outlook, judged, MODEL, as_of, learned_from, report)
+        mlflow.log_figure(figures.importance(outlook.asked), "figures/feature_importance.png")
+        _log_explanation(outlook.asked, newest)
+        card = model_card.to_markdown(outlook, judged.board, name, as_of, learned_from, report)
         mlflow.log_text(card, "model_card.md")
         version = register(outlook, frame, tags, card)
-    _write_evaluation(urls, judged, drawn, policy, version)
+    _write_evaluation(urls, judged.board, drawn, policy, version)
     became = promote_if_passed(urls, version, as_of, champion, verdict)
     return Trained(
-        f"Version {version} of {REGISTERED} is registered{became} It learned from "
+        f"Version {version} of {REGISTERED}, a {name}, is registered{became} It learned from "
         f"{len(learned_from)} days, {learned_from[-1]} to {learned_from[0]}.",
-        judged,
+        judged.board,
     )
 
 
@@ -275,6 +295,83 @@ def _settings_of_trees(
     return default
 
 
+@contextlib.contextmanager
+def _events(
+    settings: Settings,
+    urls: Urls,
+    until: date,
+    name: ValueModel,
+    stored: horizons.Outlook | None,
+) -> Iterator[Streams | None]:
+    """All events known on the day, None where neither the model of this name nor the champion reads
+    any."""
+    if name == ValueModel.hybrid or (stored is not None and stored.reader is not None):
+        with events_until(settings, urls, until) as events:
+            yield events
+    else:
+        yield None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of value model with these settings of its trees. events: where it reads them."""
+
+    name: ValueModel
+    trees: lightgbm_hurdle.Config
+    events: Streams | None
+    say: Say
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        if self.name == ValueModel.lightgbm_hurdle or self.events is None:
+            return judging.hurdle(self.trees)
+        return judging.on_events([self.name], self.events, self.say, self.trees)[self.name]
+
+    def fit(
+        self, frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int
+    ) -> tuple[lightgbm_hurdle.Model, "hybrid.Reader | None"]:
+        """The trees, and what makes the columns of events for them."""
+        fitted = self.estimator.fit(frame, labels, horizon_days)
+        if isinstance(fitted, lightgbm_hurdle.Model):
+            return fitted, None
+        return fitted.trees, fitted.reader
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """board: with coverage. said: of every window, as `promotion.remembered` keeps it. told: the
+    same in one frame, with what was spent. again: says it once more without fitting. over_trees:
+    the gain over the trees on the features alone, nothing of them themselves."""
+
+    board: judging.Backtest
+    said: list[pd.DataFrame]
+    told: pd.DataFrame
+    again: Estimator
+    over_trees: judging.Metrics
+
+
+def _judge(
+    kind: _Kind,
+    frame: pd.DataFrame,
+    labels: pd.DataFrame,
+    origins: Sequence[date],
+    horizon_days: int,
+    policy: Policy,
+) -> _Judged:
+    """The model beside the baselines and, where it is more than trees, beside these."""
+    estimator, again = promotion.recorded(kind.estimator)
+    estimator, said = promotion.remembered(estimator, policy.columns)
+    trees, trees_again = promotion.recorded(judging.hurdle(kind.trees))
+    models = {str(ValueModel.lightgbm_hurdle): trees, str(kind.name): estimator}
+    board = judging.run(frame, labels, origins, horizon_days, models, say=kind.say)
+    over_trees: judging.Metrics = {}
+    if kind.name != ValueModel.lightgbm_hurdle:
+        _, over_trees = promotion.compare(board, kind.name, frame, labels, again, trees_again)
+    told = pd.concat(said).merge(labels[[*KEYS, "spend"]], on=list(KEYS))
+    coverage = intervals.held_out_coverage(told, horizon_days)
+    return _Judged(_with_coverage(board, kind.name, coverage), said, told, again, over_trees)
+
+
 def _intervals(
     judged: judging.Backtest, told: pd.DataFrame, now: int
 ) -> intervals.Intervals | None:
@@ -292,86 +389,90 @@ def _intervals(
         return None
 
 
-def _with_coverage(judged: judging.Backtest, coverage: float) -> judging.Backtest:
+def _with_coverage(judged: judging.Backtest, name: str, coverage: float) -> judging.Backtest:
     """The board, on which the model has a coverage: of the newest window, which is the only one
     with closed windows before it to learn intervals from."""
     newest = judged.origins[-1]
-    models = {**newest.models, MODEL: {**newest.models[MODEL], "coverage": coverage}}
+    models = {**newest.models, name: {**newest.models[name], "coverage": coverage}}
     return replace(
         judged,
         origins=(*judged.origins[:-1], replace(newest, models=models)),
-        pooled={**judged.pooled, MODEL: {**judged.pooled[MODEL], "coverage": coverage}},
-    )
-
-
-def _challenger(
-    model: lightgbm_hurdle.Model, frame: pd.DataFrame, as_of: date
-) -> promotion.Challenger:
-    """The fitted model as the gate sees it, asked about the newest day that it learned from."""
-    newest = frame[frame["as_of_date"] == frame["as_of_date"].max()]
-    return promotion.Challenger(
-        model.horizon_days,
-        model.features,
-        promotion.ask(lightgbm_hurdle.predict, model, newest.reset_index(drop=True)),
-        as_of,
+        pooled={**judged.pooled, name: {**judged.pooled[name], "coverage": coverage}},
     )
 
 
 def _judge_champion(
-    champion: ModelVersion | None,
-    challenger: lightgbm_hurdle.Model,
-    estimator: Estimator,
-    judged: judging.Backtest,
+    champion: ModelVersion,
+    stored: horizons.Outlook,
+    challenger: horizons.Outlook,
+    kind: _Kind,
+    judged: _Judged,
     frame: pd.DataFrame,
     labels: pd.DataFrame,
-    say: Say,
-) -> promotion.Champion | None:
-    """The champion on the challenger's windows, or None where it is not there or not readable."""
-    stored = None if champion is None else readable(champion)
-    if champion is None or stored is None:
-        return None
-    knows_until = trained_as_of(champion)
+) -> promotion.Champion:
+    """The champion, which is stored, on the challenger's windows."""
+    board, knows_until = judged.board, trained_as_of(champion)
     columns = lightgbm_hurdle.feature_columns(frame, labels)
-    origins = [origin.as_of_date for origin in judged.origins]
     judged_by = promotion.how_judged(
-        origins, judged.horizon_days, columns, stored.features, stored.horizon_days, knows_until
+        [origin.as_of_date for origin in board.origins],
+        board.horizon_days,
+        columns,
+        stored.features,
+        stored.asked_days,
+        knows_until,
     )
     is_refresh = (
         set(judged_by.values()) == {promotion.REFIT}
-        and stored.config == challenger.config
+        and stored.asked.config == challenger.asked.config
         and set(stored.features) == set(columns)
+        and _settings_of_reader(stored) == _settings_of_reader(challenger)
     )
     if is_refresh:
-        metrics, gain = promotion.no_difference(judged, MODEL)
+        metrics, gain = promotion.no_difference(board, kind.name)
     else:
+        refit = _refit(stored, kind)
         metrics, gain = promotion.compare(
-            judged,
-            MODEL,
+            board,
+            kind.name,
             frame,
             labels,
-            estimator,
-            promotion.as_judged(stored, judged_by, judged.learned_days, _refit(stored)),
-            say,
+            judged.again,
+            promotion.as_judged(_value_model(stored), judged_by, board.learned_days, refit),
+            kind.say,
         )
     return promotion.Champion(
         str(champion.version), knows_until, stored.features, metrics, gain, judged_by
     )
 
 
-def _refit(stored: lightgbm_hurdle.Model) -> Estimator:
-    """The stored model's configuration and columns, fitted to whatever frame comes."""
+def _settings_of_reader(outlook: horizons.Outlook) -> object:
+    return None if outlook.reader is None else outlook.reader.config
 
-    def fit(frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int) -> lightgbm_hurdle.Model:
+
+def _value_model(outlook: horizons.Outlook) -> "lightgbm_hurdle.Model | hybrid.Model":
+    """The asked model, as its estimator predicts with it."""
+    if outlook.reader is None:
+        return outlook.asked
+    from ml import hybrid
+
+    return hybrid.Model(outlook.reader, outlook.asked)
+
+
+def _refit(stored: horizons.Outlook, kind: _Kind) -> Estimator:
+    """The stored model's configuration and columns, fitted to whatever frame comes."""
+    name = ValueModel.lightgbm_hurdle if stored.reader is None else ValueModel.hybrid
+    estimator = replace(kind, name=name, trees=stored.asked.config).estimator
+
+    def fit(frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int) -> Any:
         columns = lightgbm_hurdle.feature_columns(frame, labels)
         known = frame.drop(columns=[name for name in columns if name not in stored.features])
-        return lightgbm_hurdle.fit(known, labels, horizon_days, stored.config)
+        return estimator.fit(known, labels, horizon_days)
 
-    return Estimator(fit, lightgbm_hurdle.predict)
+    return Estimator(fit, estimator.predict)
 
 
-def _log_explanation(model: lightgbm_hurdle.Model, frame: pd.DataFrame) -> None:
-    """What moves the spend that the model expects, over customers of the newest day of frame."""
-    newest = frame[frame["as_of_date"] == frame["as_of_date"].max()]
+def _log_explanation(model: lightgbm_hurdle.Model, newest: pd.DataFrame) -> None:
+    """What moves the spend that the model expects, over customers of a day."""
     some = newest.iloc[:: -(-len(newest) // EXPLAINED)]
     weights = reasons.importance(model, some, reasons.read_families())
     mlflow.log_figure(figures.reasons_importance(weights), "figures/reasons_importance.png")

@@ -11,6 +11,7 @@ import torch
 from ml import backtest as judging
 from ml import (
     customer_hash,
+    horizons,
     hybrid,
     lightgbm_hurdle,
     lookalikes,
@@ -204,10 +205,14 @@ def test_the_trees_see_the_columns_and_learn_from_events_what_features_do_not_te
 
 def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_path):
     fitted = hybrid.fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, CONFIG)
+    today = date(1970, 1, 1) + timedelta(days=TO_PREDICT)
+    shorter = LABELS.assign(horizon_days=14)
+    outlook = horizons.fit(fitted.trees, FRAME, shorter, today, fitted.reader)
+    assert outlook.features == ("tenure_days",) == outlook.models[14].features
     (tmp_path / "data").mkdir()
-    hybrid.to_files(fitted, tmp_path / "data")
+    horizons.to_files(outlook, tmp_path / "data")
     mlflow.pyfunc.save_model(
-        tmp_path / "model", loader_module="ml.hybrid", data_path=str(tmp_path / "data"),
+        tmp_path / "model", loader_module="ml.horizons", data_path=str(tmp_path / "data"),
         pip_requirements=["lightgbm"],
     )  # fmt: skip
     stored = {f.suffix for f in (tmp_path / "model" / "data").rglob("*") if f.is_file()}
@@ -217,6 +222,8 @@ def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_p
     expected = hybrid.predict(fitted, TODAY, EVENTS)
     np.testing.assert_array_equal(found["expected_spend"], expected.expected_spend)
     np.testing.assert_array_equal(found["high_value_probability"], expected.high_value_probability)
+    with pytest.raises(ValueError, match="sequence_log_spend"):
+        served.predict(TODAY)
     for file in sorted((tmp_path / "data").rglob("*")):
         if file.is_file():
             kept = file.read_bytes()
@@ -224,11 +231,11 @@ def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_p
             broken[len(kept) // 2] ^= 1
             file.write_bytes(broken)
             with pytest.raises(ValueError, match=r"not what was written|cannot be read"):
-                hybrid.from_files(tmp_path / "data")
+                horizons.from_files(tmp_path / "data")
             file.write_bytes(kept)
-    (tmp_path / "data" / "trees" / "high_value.txt").unlink()
+    (tmp_path / "data" / f"{HORIZON_DAYS}d" / "high_value.txt").unlink()
     with pytest.raises(ValueError, match=r"high_value\.txt is not what was written"):
-        hybrid.from_files(tmp_path / "data")
+        horizons.from_files(tmp_path / "data")
 
 
 def test_without_a_high_value_label_there_is_no_such_column():

@@ -26,9 +26,10 @@ from ml import (
 )
 from ml.pipelines import backtesting, embedding, reading, registry, scoring, tracking, training
 from warehouse import building, publishing
-from warehouse.settings import Settings, TierhouseError, WrongUsage
+from warehouse.settings import Settings, TierhouseError, ValueModel, WrongUsage
 
 DAY = simulated.CLOSED + timedelta(days=1)
+TREES = ValueModel.lightgbm_hurdle
 MODEL = f"models:/{pipelines.REGISTERED}@{pipelines.ALIAS}"
 
 
@@ -176,12 +177,12 @@ def test_a_refused_model_is_registered_without_the_alias_and_its_verdict_is_kept
     ((verdict, version, before, day, why, numbers),) = decisions(urls)
     assert (verdict, version, before, day) == ("refused", "1", None, DAY)
     assert why in refused.message
-    metrics = refused.backtest.pooled[pipelines.MODEL]
+    metrics = refused.backtest.pooled[TREES]
     gini = numbers["metrics"]["normalized_gini"]
     assert gini["challenger"] == metrics["normalized_gini"]
     assert gini["baseline"] > 0
     coverage = numbers["metrics"]["coverage"]["challenger"]
-    assert 0.5 < coverage == refused.backtest.pooled[pipelines.MODEL]["coverage"] <= 1
+    assert 0.5 < coverage == refused.backtest.pooled[TREES]["coverage"] <= 1
     assert sum(tier["realised_share"] for tier in numbers["tiers"]) == pytest.approx(1)
     tag, note = verdict_of("1")
     assert tag == "refused"
@@ -212,7 +213,7 @@ def test_what_a_person_promotes_is_the_champion_and_says_what_it_knows(trained, 
     run = mlflow.get_run(version.run_id)
     assert run.data.params["as_of_date"] == DAY.isoformat()
     assert run.inputs.dataset_inputs[0].dataset.digest
-    pooled = trained.backtest.pooled[pipelines.MODEL]
+    pooled = trained.backtest.pooled[TREES]
     assert run.data.metrics["normalized_gini"] == pytest.approx(pooled["normalized_gini"])
 
 
@@ -233,7 +234,7 @@ def test_a_version_has_its_card_with_the_board_and_its_limits(trained):
     assert card == mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md")
     best = trained.backtest.best_baseline["normalized_gini"]
     board = trained.backtest.pooled
-    assert f"| {board[pipelines.MODEL]['normalized_gini']:.3f} (" in card
+    assert f"| {board[TREES]['normalized_gini']:.3f} (" in card
     assert f"| {best} {board[best]['normalized_gini']:.3f} |" in card
     assert "365 days from windows of 180" in card
     assert "It has seen no season twice." in card
@@ -289,7 +290,7 @@ def test_the_tiers_of_the_held_out_window_hold_each_of_its_customers_once(traine
     assert {"top_tier_capture", "top_tier_f1", "tier_1_lift"} <= set(run.data.metrics)
     assert customers == newest.customer_id.size
     assert spend == pytest.approx(newest.spend.sum(), abs=0.05)
-    predicted = newest.predictions[pipelines.MODEL].expected_spend
+    predicted = newest.predictions[TREES].expected_spend
     assert expected == pytest.approx(predicted.sum(), abs=0.05)
 
 
@@ -501,23 +502,24 @@ def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, t
     assert champion() == "1"
 
 
-def test_a_champion_of_other_settings_is_fitted_anew_for_every_window(trained, urls):
+def test_a_champion_of_other_settings_is_fitted_anew_for_every_window(trained, shop, urls):
     """The stored champion beside a challenger that only says that its settings are others."""
     version = mlflow.MlflowClient().get_model_version(pipelines.REGISTERED, "1")
     stored = registry.readable(version)
-    other = replace(stored, config=replace(stored.config, seed=stored.config.seed + 1))
-    judged = trained.backtest
-    days = {o.as_of_date for o in judged.origins}.union(
-        *(o.training_cutoffs for o in judged.origins)
-    )
+    asked = stored.asked
+    other = replace(asked, config=replace(asked.config, seed=asked.config.seed + 1))
+    board = trained.backtest
+    days = {o.as_of_date for o in board.origins}.union(*(o.training_cutoffs for o in board.origins))
     frame = reading.read_days(urls, sorted(days))
     labels = reading.closed_labels(urls, frame, 30)
-    challenger = judging.MODELS[pipelines.MODEL]
+    origins = [origin.as_of_date for origin in board.origins]
+    kind = training._Kind(TREES, asked.config, None, lambda what: None)
+    judged = training._judge(kind, frame, labels, origins, 30, pipelines.read_policy(shop))
     found = training._judge_champion(
-        version, other, challenger, judged, frame, labels, lambda what: None
+        version, stored, replace(stored, models={30: other}), kind, judged, frame, labels
     )
     assert found.version == "1"
-    own = judged.pooled[pipelines.MODEL]
+    own = board.pooled[TREES]
     assert found.metrics["normalized_gini"] == own["normalized_gini"]
     assert found.gain["normalized_gini_gain_low"] == 0
 
@@ -571,6 +573,62 @@ def test_a_share_of_the_labels_is_a_parameter_of_the_run(shop, urls):
     runs = mlflow.search_runs(experiment_names=[pipelines.BACKTESTS], output_format="list")
     shares = [run.data.params["label_share"] for run in runs if "label_share" in run.data.params]
     assert shares.count("0.5") == 1
+
+
+def test_a_hybrid_goes_before_the_gate_scores_and_is_loaded_by_its_alias(
+    trained, shop, urls, monkeypatch
+):
+    all_origins = cutoffs.test_origins
+    monkeypatch.setattr(cutoffs, "test_origins", lambda *asked: all_origins(*asked)[:1])
+    reads_events = shop.model_copy(update={"value_model": ValueModel.hybrid})
+
+    def train(settings: Settings) -> pipelines.Trained:
+        return pipelines.train(
+            settings, urls, DAY, None, build=lambda days, horizon: None, say=lambda what: None
+        )
+
+    before = champion()
+    found = train(reads_events)
+    assert {"lightgbm_hurdle", "hybrid", "spend_rate"} <= found.backtest.pooled.keys()
+    assert "a hybrid, is registered. The gate refused it: " in found.message
+    verdict, version, standing, _, why, numbers = decisions(urls)[-1]
+    assert (verdict, standing, champion()) == ("refused", before, before)
+    assert "not surely above that of the trees on the features alone" in why  # chance has no order
+    gini = numbers["metrics"]["normalized_gini"]
+    assert gini["gain_over_simpler_low"] < 0
+
+    pipelines.promote(shop, urls, version)
+    try:
+        building.build(urls, [DAY], shop.home)
+        pipelines.score(shop, urls, DAY, lambda what: None)
+        with psycopg.connect(urls.warehouse) as connection:
+            rows = connection.execute(
+                "select customer_id, expected_spend::float8 from scores.customer_scores "
+                "where horizon_days = 30 and model_version = %s order by customer_id",
+                [version],
+            ).fetchall()
+        events = reading.read_arrow(
+            urls.warehouse,
+            "select * from features.customer_events where known_on <= $1::date "
+            'order by customer_id collate "C", position',
+            [DAY.isoformat()],
+        )
+        frame = reading.read_days(urls, [DAY])
+        served = mlflow.pyfunc.load_model(MODEL).predict({"customers": frame, "events": events})
+        expected = served.set_axis(frame["customer_id"])["expected_spend"]
+        assert [customer for customer, _ in rows] == sorted(expected.index)
+        np.testing.assert_allclose(
+            [spend for _, spend in rows], expected[[customer for customer, _ in rows]], atol=0.0051
+        )
+
+        # The trees may take over from it: it is judged beside them as the champion that it is.
+        train(shop)
+        verdict, _, standing, _, _, numbers = decisions(urls)[-1]
+        assert standing == version
+        assert numbers["metrics"]["normalized_gini"]["champion"] == gini["challenger"]
+        assert "gain_over_simpler" not in numbers["metrics"]["normalized_gini"]
+    finally:
+        pipelines.promote(shop, urls, before)
 
 
 @pytest.fixture(scope="module")
