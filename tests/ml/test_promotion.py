@@ -274,6 +274,38 @@ def test_a_challenger_worse_than_the_champion_is_refused_though_it_beats_the_bas
     assert broken(shop, judged, good) == []
 
 
+def test_what_is_more_than_trees_has_to_be_surely_better_than_they_are(shop, judged, good):
+    """The trees beside themselves: as good is not enough for what costs more."""
+
+    def over(low: float) -> list[str]:
+        gain = {"normalized_gini_gain": 0.002, "normalized_gini_gain_low": low}
+        dearer = replace(case(shop, judged, good), over_simpler=gain)
+        return [rule for rule, _ in promotion.decide(dearer).broken]
+
+    assert over(0.001) == []
+    assert over(0.0) == over(-0.001) == ["worth_its_cost"]
+    kept, again = promotion.recorded(HURDLE)
+    board = judge(shop, kept).board
+    _, gain = promotion.compare(board, NAME, shop.features, shop.labels, again, again)
+    verdict = promotion.decide(replace(case(shop, judged, good), over_simpler=gain))
+    assert [rule for rule, _ in verdict.broken] == ["worth_its_cost"]
+    assert verdict.numbers["metrics"]["normalized_gini"]["gain_over_simpler"] == 0
+
+
+def test_what_was_said_of_a_day_is_said_again_without_fitting(shop):
+    fits = []
+
+    def fit(*learned):
+        fits.append(learned)
+        return HURDLE.fit(*learned)
+
+    kept, again = promotion.recorded(Estimator(fit, HURDLE.predict))
+    board = judge(shop, kept).board
+    found = judge(shop, again).board
+    assert len(fits) == 4
+    assert found.pooled[NAME] == pytest.approx(board.pooled[NAME], nan_ok=True)
+
+
 def test_the_champion_is_itself_only_on_windows_it_has_not_seen(shop):
     """Trained when two of the four windows were still to come."""
     knew_until = shop.days[-2]
