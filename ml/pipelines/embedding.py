@@ -112,10 +112,10 @@ def explain(
 
     customer, as_of and what is raised: as in `look_alikes`.
     """
-    from ml import sequence_reasons
-
     day = _embedded_day(urls, as_of)
     known_as, version = _embedded(urls, customer, day)
+    from ml import sequence_reasons  # torch: seconds that a customer nobody knows need not wait
+
     open_mlflow(settings, urls, SEQUENCE)
     say(f"Loading version {version} of {SEQUENCE}")
     model = _load_sequence(version)
