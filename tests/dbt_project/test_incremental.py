@@ -26,6 +26,7 @@ from warehouse.source import BUILT_IN, Source, read_source
 
 DAYS = (date(2025, 6, 1), simulated.CLOSED + timedelta(days=1))
 STEPS = 5
+MORE = pytest.mark.slow  # other sequences of the same steps
 FLOAT_TOLERANCE = 1e-12
 
 Tables = dict[str, list[tuple]]
@@ -42,7 +43,9 @@ def build(urls, settings) -> Callable[[], None]:
     return run
 
 
-@pytest.mark.parametrize("sequence", range(4))
+@pytest.mark.parametrize(
+    "sequence", [0, 1, pytest.param(2, marks=MORE), pytest.param(3, marks=MORE)]
+)
 def test_updates_after_changes_of_any_kind_are_a_full_rebuild(urls, build, sequence):
     for step in range(STEPS):
         shop = simulated.read_shop(urls.warehouse)
@@ -52,7 +55,7 @@ def test_updates_after_changes_of_any_kind_are_a_full_rebuild(urls, build, seque
     assert_same_as_rebuilt(urls.warehouse, build)
 
 
-@pytest.mark.parametrize("sequence", [4, 5])
+@pytest.mark.parametrize("sequence", [4, pytest.param(5, marks=MORE)])
 def test_updates_after_loads_of_files_are_a_full_rebuild(
     urls, build, load_files, tmp_path, sequence
 ):
