@@ -35,7 +35,9 @@ MIGRATIONS = """
 select previous_tier, previous_tier_rank, tier, tier_rank, customers,
     share_of_previous::float8 as share_of_previous, expected_spend::float8 as expected_spend
 from analytics.tier_migrations
-where as_of_date = (select max(as_of_date) from analytics.tier_summary)
+where as_of_date = (
+    select max(as_of_date) from analytics.tier_summary where previous_as_of_date is not null
+)
 order by previous_tier_rank nulls last, tier_rank
 """
 
@@ -168,9 +170,10 @@ order by rows desc
 BRIEF = """
 select as_of_date, horizon_days, sum(customers)::bigint as customers,
     sum(expected_spend)::float8 as expected_spend, sum(customers_up)::bigint as customers_up,
-    sum(customers_down)::bigint as customers_down, sum(customers_new)::bigint as customers_new
+    sum(customers_down)::bigint as customers_down, sum(customers_new)::bigint as customers_new,
+    previous_as_of_date
 from analytics.tier_summary
-group by as_of_date, horizon_days
+group by as_of_date, horizon_days, previous_as_of_date
 """
 
 FALLEN = """

@@ -205,8 +205,16 @@ def _sentences(block: Block, row: pd.Series, say: Say) -> Iterator[str]:
     """What the only row of a query says, in the words of the block and of what holds of it."""
     values = {str(name): written(str(name), value) for name, value in row.items()}
     yield say(f"report_{block.name}", **values)
-    if block.name != "method":
-        return
+    if block.name == "brief" and pd.isna(row["previous_as_of_date"]):
+        yield say("first_version")
+    elif block.name == "brief":
+        yield say("report_against_before", **values)
+    elif block.name == "method":
+        yield from _caveats(row, values, say)
+
+
+def _caveats(row: pd.Series, values: Mapping[str, str], say: Say) -> Iterator[str]:
+    """What the method could not say of these customers."""
     if row["model_version"] == "untrained":
         yield say("report_no_model", **values)
     if row["customers_without_interval"]:

@@ -214,10 +214,12 @@ select
     moves.customers_up,
     moves.customers_down,
     moves.customers_new,
-    totals.customers - before.customers as customers_change
+    totals.customers - before.customers as customers_change,
+    previous.as_of_date as previous_as_of_date
 from ops.published as published
 inner join ops.versions as versions using (version_id)
-inner join scores.tier_totals as totals using (version_id)
+left join ops.versions as previous on previous.version_id = versions.previous_version_id
+inner join scores.tier_totals as totals on totals.version_id = versions.version_id
 left join scores.tier_totals as before
     on before.version_id = versions.previous_version_id
     and before.tier = totals.tier

@@ -172,6 +172,8 @@ comment on column analytics.tier_summary.customers_new is
     'Customers who were in no tier before.';
 comment on column analytics.tier_summary.customers_change is
     'Customers now, less customers in the version before; null without one.';
+comment on column analytics.tier_summary.previous_as_of_date is
+    'The day of the version before, with which customers are compared; null without one.';
 
 comment on view analytics.tier_migrations is
     'One row per published day and pair of tiers, before and then: how many went from one to the '

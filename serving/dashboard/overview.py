@@ -1,5 +1,7 @@
 """Customers and money by tier, who moved since the version before, and whether all is fresh."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
@@ -8,19 +10,24 @@ from serving.dashboard import charts, tables
 from serving.queries import Ask
 from serving.texts import Say
 
-FIGURES = ("customers", "expected_spend", "customers_up", "customers_down", "customers_new")
+FIGURES = ("customers", "expected_spend")
+MOVES = ("customers_up", "customers_down", "customers_new")
 
 
 def show(ask: Ask, say: Say) -> None:
     tiers = ask(queries.TIERS)
-    _figures(tiers, say)
+    migrations = ask(queries.MIGRATIONS)
+    _figures(tiers, FIGURES if migrations.empty else FIGURES + MOVES, say)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(say("customers_and_money"))
         st.altair_chart(charts.shares(tiers, say))
     with right:
         st.subheader(say("where_from"))
-        st.altair_chart(charts.migrations(ask(queries.MIGRATIONS), say))
+        if migrations.empty:
+            st.caption(say("first_version"))
+        else:
+            st.altair_chart(charts.migrations(migrations, say))
     tables.show(tiers, tables.TIERS, say)
     segments = ask(queries.SEGMENTS)
     if len(segments):
@@ -46,7 +53,7 @@ def show(ask: Ask, say: Say) -> None:
         tables.show(ask(queries.GATES), tables.GATES, say)
 
 
-def _figures(tiers: pd.DataFrame, say: Say) -> None:
+def _figures(tiers: pd.DataFrame, names: Sequence[str], say: Say) -> None:
     """The line of numbers that a manager reads first."""
-    for place, name in zip(st.columns(len(FIGURES)), FIGURES, strict=True):
+    for place, name in zip(st.columns(len(names)), names, strict=True):
         place.metric(say(name), f"{tiers[name].sum():,.0f}", border=True)

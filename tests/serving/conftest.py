@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from warehouse import publishing
-from warehouse.connections import connect, grant
+from warehouse.connections import connect, grant, one_row
 
 DAY = date(2025, 6, 8)
 BEFORE = DAY - timedelta(days=7)
@@ -101,6 +101,20 @@ def shop(urls, analyst) -> Shop:
         fallen=int(down.sum()),
         spend=float(spend.sum()),
     )
+
+
+@pytest.fixture
+def first_day(urls, shop):
+    """The first of both days, which analysts read meanwhile."""
+    point = "update ops.published set version_id = %s"
+    with connect(urls.warehouse, autocommit=True) as connection:
+        (now,) = one_row(connection, "select version_id from ops.published")
+        (first,) = one_row(
+            connection, "select version_id from ops.versions where as_of_date = %s", BEFORE
+        )
+        connection.execute(point, [first])
+        yield BEFORE
+        connection.execute(point, [now])
 
 
 def publish(urls, day, customers, spend, rank, before, previous_rank=None):

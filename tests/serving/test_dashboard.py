@@ -143,6 +143,14 @@ def choose(page: Page, label: str, option: str) -> None:
     page.keyboard.press("Escape")
 
 
+def test_the_first_version_is_compared_with_none(page, address, first_day):
+    page.goto(address)
+    expect(page.get_by_text("This is the first version")).to_be_visible()
+    settled(page)
+    expect(page.get_by_text("moved up", exact=True)).to_have_count(0)
+    expect(page.get_by_text("expected spend", exact=True).first).to_be_visible()
+
+
 def test_a_link_to_a_customer_shows_their_tier_their_reasons_and_what_they_did(
     browser, address, shop
 ):

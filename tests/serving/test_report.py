@@ -80,6 +80,17 @@ def test_the_numbers_are_those_of_the_shop(page, shop):
     assert f"{shop.fallen} down, 20 new" in page.text
 
 
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", ("the first version", "no version before")), ("zh", ("第一个版本", "没有上一版本"))],
+)
+def test_the_first_version_is_compared_with_none(shop, first_day, language, said, tmp_path):
+    files = report.write(shop.analyst_url, first_day, language, tmp_path, {})
+    text = files.markdown.read_text()
+    assert all(words in text for words in said)
+    assert "280 new" not in text and "280 位为新客户" not in text
+
+
 def test_every_block_shows_its_query_and_the_query_gives_what_it_shows(files, page, shop):
     shown = re.findall(r'tierhouse sql "(.*?)"', page.text, re.DOTALL)
     assert len(shown) == len(BLOCKS)

@@ -32,7 +32,13 @@ def said():
     keys |= {f"report_{block.name}" for block in blocks}
     keys |= {f"report_{name}_none" for name in MAY_BE_EMPTY}
     keys |= {f"kind_{kind}" for kind in kinds()}
-    return keys | set(overview.FIGURES) | set(queries.MOVEMENTS) | set(SCOREBOARD) | OF_CHARTS
+    return (
+        keys
+        | {*overview.FIGURES, *overview.MOVES}
+        | set(queries.MOVEMENTS)
+        | set(SCOREBOARD)
+        | OF_CHARTS
+    )
 
 
 def kinds():
@@ -44,8 +50,8 @@ def kinds():
 
 
 MAY_BE_EMPTY = {
-    "fallen", "risen", "why_moved", "segments", "drivers", "judged", "scoreboard", "gates",
-    "not_holding", "quarantine",
+    "migrations", "fallen", "risen", "why_moved", "segments", "drivers", "judged", "scoreboard",
+    "gates", "not_holding", "quarantine",
 }  # fmt: skip
 OF_CHARTS = {"customers_over_time", "expected_spend_over_time", "gain", "calibration"}
 
