@@ -364,6 +364,10 @@ begin
 end
 $$;
 
+-- The customers with the highest expected spend, without sorting all of them.
+create index if not exists customer_tiers_by_spend
+on scores.customer_tiers (expected_spend desc, customer_id);
+
 -- rfm_segment: the named group of recency and frequency, as in features.customer_features; segment:
 -- the stable label of the customer's cluster.
 create table if not exists scores.customer_segments (
