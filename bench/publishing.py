@@ -173,7 +173,7 @@ def _pass_gate(urls: Urls, version: publishing.Version) -> None:
 
 
 def _watch_pointer(seconds: dict[str, list[float]]) -> None:
-    """Time the transaction that moves the pointer, its connection included."""
+    """Time the transaction that moves the pointer."""
     move = publishing._move
 
     def timed_move(*arguments: Any) -> str:

@@ -448,11 +448,15 @@ def newest_version(urls: Urls, day: date) -> Scored:
     Raises TierhouseError: the day was not scored.
     """
     with connect(urls.warehouse) as connection:
-        row = connection.execute(
-            "select version_id, scored_at from ops.versions where as_of_date = %s "
-            "order by scored_at desc limit 1",
-            [day],
-        ).fetchone()
+        return _newest_version(connection, day)
+
+
+def _newest_version(connection: psycopg.Connection, day: date) -> Scored:
+    row = connection.execute(
+        "select version_id, scored_at from ops.versions where as_of_date = %s "
+        "order by scored_at desc limit 1",
+        [day],
+    ).fetchone()
     if row is None:
         raise TierhouseError(
             f"No scores of {day} are written. Run `tierhouse score --as-of {day}` first."
@@ -488,21 +492,22 @@ def publish(urls: Urls, day: date, keep: int, run_id: str | None = None) -> str:
     Raises Refused: the version did not pass its gate since it was scored, something newer is
     published, or its rows are not those that were scored.
     """
-    scored = newest_version(urls, day)
-    _refuse_other_rows(urls, scored.version_id, day)
-    said = _move(urls, scored, day, run_id)
+    with connect(urls.warehouse) as connection:
+        scored = _newest_version(connection, day)
+        _refuse_other_rows(connection, scored.version_id, day)
+        connection.commit()  # the move is a transaction of its own
+        said = _move(connection, scored, day, run_id)
     retention.prune(urls, keep)
     return said
 
 
-def _refuse_other_rows(urls: Urls, version_id: str, day: date) -> None:
-    with connect(urls.warehouse) as connection:
-        checksum, pruned_at = one_row(
-            connection,
-            "select checksum, pruned_at from ops.versions where version_id = %s",
-            version_id,
-        )
-        found = connection.execute(_rows_query(version_id).encode()).fetchall()
+def _refuse_other_rows(connection: psycopg.Connection, version_id: str, day: date) -> None:
+    checksum, pruned_at = one_row(
+        connection,
+        "select checksum, pruned_at from ops.versions where version_id = %s",
+        version_id,
+    )
+    found = connection.execute(_rows_query(version_id).encode()).fetchall()
     if pruned_at is not None or (checksum is not None and _checksum(found) != checksum):
         why = "are not those that were scored" if pruned_at is None else "were dropped as too old"
         raise Refused(
@@ -511,46 +516,44 @@ def _refuse_other_rows(urls: Urls, version_id: str, day: date) -> None:
         )
 
 
-def _move(urls: Urls, scored: Scored, day: date, run_id: str | None) -> str:
-    """The transaction that moves the pointer."""
+def _move(connection: psycopg.Connection, scored: Scored, day: date, run_id: str | None) -> str:
+    """The transaction that moves the pointer, to its commit."""
     version = scored.version_id
-    with connect(urls.warehouse) as connection:
-        connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
-        customers, token, gated = one_row(
-            connection,
-            "select customers, coalesce(fencing_token, 0), "
-            "coalesce(gated_at >= scored_at, false) and scored_at = %s "
-            "from ops.versions where version_id = %s for share",
-            scored.scored_at,
-            version,
+    connection.execute("select pg_advisory_xact_lock(hashtextextended('publish', 0))")
+    customers, token, gated = one_row(
+        connection,
+        "select customers, coalesce(fencing_token, 0), "
+        "coalesce(gated_at >= scored_at, false) and scored_at = %s "
+        "from ops.versions where version_id = %s for share",
+        scored.scored_at,
+        version,
+    )
+    current = connection.execute(
+        "select version_id, as_of_date, published.fencing_token, published.published_at "
+        "from ops.published as published inner join ops.versions using (version_id)"
+    ).fetchone()
+    if current is not None and current[0] == version:
+        return f"Version {version} of {day} is already published: nothing changed."
+    if not gated:
+        raise Refused(
+            f"Version {version} of {day} has not passed its gate since it was scored, so it "
+            f"is not published. Run `tierhouse check tiers --as-of {day}`, and mend what it "
+            f"names."
         )
-        current = connection.execute(
-            "select version_id, as_of_date, published.fencing_token, published.published_at "
-            "from ops.published as published inner join ops.versions using (version_id)"
-        ).fetchone()
-        if current is not None and current[0] == version:
-            return f"Version {version} of {day} is already published: nothing changed."
-        if not gated:
-            raise Refused(
-                f"Version {version} of {day} has not passed its gate since it was scored, so it "
-                f"is not published. Run `tierhouse check tiers --as-of {day}`, and mend what it "
-                f"names."
-            )
-        if current is not None and current[1] > day:
-            return (
-                f"Version {version} of {day} is kept, and analysts go on reading {current[1]}, "
-                f"which is newer."
-            )
-        if current is not None and token < current[2]:
-            raise Refused(
-                f"The scoring of version {version} of {day} began before what analysts read since "
-                f"{current[3]:%Y-%m-%d %H:%M} UTC was decided (version {current[0]} of "
-                f"{current[1]}), so it would overwrite something newer. Score the day again: "
-                f"`tierhouse score --as-of {day}`."
-            )
-        _point(
-            connection, version, token, "publish", None if current is None else current[0], run_id
+    if current is not None and current[1] > day:
+        return (
+            f"Version {version} of {day} is kept, and analysts go on reading {current[1]}, "
+            f"which is newer."
         )
+    if current is not None and token < current[2]:
+        raise Refused(
+            f"The scoring of version {version} of {day} began before what analysts read since "
+            f"{current[3]:%Y-%m-%d %H:%M} UTC was decided (version {current[0]} of "
+            f"{current[1]}), so it would overwrite something newer. Score the day again: "
+            f"`tierhouse score --as-of {day}`."
+        )
+    _point(connection, version, token, "publish", None if current is None else current[0], run_id)
+    connection.commit()
     return f"Version {version} of {day} is published: {customers:,} customers."
 
 
