@@ -173,6 +173,13 @@ create table scores.customer_tiers (
     expected_spend numeric(14, 2), policy_version text,
     drawn_tier_rank integer, decided_by text, measure double precision
 );
+create table scores.customer_segments (
+    version_id text, as_of_date date, customer_id text, segment text
+);
+create table scores.segment_profiles (version_id text, segment text, customers bigint);
+create table scores.segment_evidence (
+    version_id text, agreement double precision, chosen boolean
+);
 """
 
 # Of an online shop: who bought looked first, some gave their opinion, some had been written to.
@@ -303,6 +310,19 @@ select
     'fedcba9876543210', '{EARLIER}', customer_id, tier, tier_rank, expected_spend, policy_version,
     drawn_tier_rank, decided_by, measure
 from scores.customer_tiers;
+
+insert into scores.customer_segments
+select version_id, as_of_date, customer_id, case when tier_rank = 3 then 'rare' else 'regular' end
+from scores.customer_tiers;
+
+insert into scores.segment_profiles
+select version_id, segment, count(*)
+from scores.customer_segments
+group by version_id, segment;
+
+-- What was found and not chosen says nothing of the version before.
+insert into scores.segment_evidence
+values ('{VERSION}', 0.8, true), ('{VERSION}', 0.1, false), ('fedcba9876543210', null, true);
 """
 
 

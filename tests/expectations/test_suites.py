@@ -212,6 +212,57 @@ TIERS = {
         "critical",
     ),
 }  # fmt: skip
+SEGMENTS = {
+    "nobody has a segment": ("truncate scores.customer_segments", "row_count", "critical"),
+    "a customer has no segment": (
+        "delete from scores.customer_segments where customer_id = 'household-1'",
+        "customers_without_segment",
+        "critical",
+    ),
+    "somebody unknown is in a segment": (
+        "update scores.customer_segments set customer_id = 'nobody' "
+        "where customer_id = 'household-1'",
+        "segments_without_customer",
+        "critical",
+    ),
+    "a customer is in two segments": (
+        "insert into scores.customer_segments "
+        "select version_id, as_of_date, customer_id, 'rare' from scores.customer_segments "
+        "where segment = 'regular' and customer_id like '%1'",
+        "repeated_customers",
+        "critical",
+    ),
+    "a customer's name is lost": (
+        "update scores.customer_segments set customer_id = null where customer_id = 'household-1'",
+        "repeated_customers",
+        "critical",
+    ),
+    "a segment is of another version": (
+        f"update scores.customer_segments set segment = 'old' where {TODAY} and segment = 'rare'",
+        "unknown_segments",
+        "critical",
+    ),
+    "a customer's segment is lost": (
+        "update scores.customer_segments set segment = null where customer_id = 'household-1'",
+        "unknown_segments",
+        "critical",
+    ),
+    "the profiles are of other customers": (
+        "update scores.segment_profiles set customers = customers + 1 where segment = 'rare'",
+        "miscounted_segments",
+        "critical",
+    ),
+    "a segment that is told of holds nobody": (
+        f"insert into scores.segment_profiles values ('{VERSION}', 'empty', 7)",
+        "miscounted_segments",
+        "critical",
+    ),
+    "the names stand for other customers than before": (
+        f"update scores.segment_evidence set agreement = 0.1 where version_id = '{VERSION}'",
+        "agreement_with_before",
+        "warning",
+    ),
+}
 
 CORRUPTIONS = [
     pytest.param(stage, day, table, *corruption, id=f"{table}: {name}")
@@ -222,6 +273,7 @@ CORRUPTIONS = [
         ("features", DAY, "customer_events", EVENTS),
         ("tiers", DAY, "customer_scores", SCORES),
         ("tiers", DAY, "customer_tiers", TIERS),
+        ("tiers", DAY, "customer_segments", SEGMENTS),
     )
     for name, corruption in corruptions.items()
 ]
