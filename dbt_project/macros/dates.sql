@@ -53,6 +53,11 @@
     )
 {%- endmacro %}
 
+{# The body of a CTE with the numbers from 1 to a last one: generated_number. #}
+{% macro numbers_to(last_number) -%}
+    {{ dbt.generate_series(last_number) }}
+{%- endmacro %}
+
 {# The day from which days are counted where a number must stand for a date. #}
 {% macro epoch() -%}
     {{ return("cast('1970-01-01' as date)") }}
