@@ -1,4 +1,5 @@
-"""Segments on a real warehouse and a real MLflow: written with the version, kept by the next."""
+"""Scored days on a real warehouse and a real MLflow: segments are written with the version and
+kept by the next, and a policy's overrides and caps come as far as analysts."""
 
 from datetime import date, timedelta
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 import simulated
 
+from expectations import run
 from ml import pipelines, segments
 from ml.pipelines import segmenting
 from warehouse import building, publishing
@@ -16,6 +18,7 @@ from warehouse.settings import Settings
 
 LATER = simulated.CLOSED + timedelta(days=1)
 DAY = LATER - timedelta(days=7)
+SAVED, ENDED = "5a" * 16, "ed" * 16  # the two who bought for least, under pseudonyms for overrides
 TABLES = ("customer_segments", "segment_profiles", "segment_evidence")
 
 
@@ -24,7 +27,12 @@ def shop(settings, urls) -> Settings:
     """Two days of a shop that has no model; the first one is scored and published."""
     lines = simulated.order_lines()
     since = pd.Timestamp(simulated.CLOSED) - pd.Timedelta(days=270)
-    simulated.land(urls.warehouse, lines[lines["ordered_at"] >= since])
+    lines = simulated.with_amounts(lines[lines["ordered_at"] >= since])
+    bought = lines[lines["is_kept"]].groupby("customer_id")["amount"].sum().astype(float)
+    least = bought.nsmallest(2).index
+    names = dict(zip(least, (SAVED, ENDED), strict=True))
+    lines["customer_id"] = lines["customer_id"].replace(names)
+    simulated.land(urls.warehouse, lines)
     building.build(urls, [DAY, LATER], settings.home)
     score(settings, urls, DAY)
     scored = publishing.newest_version(urls, DAY)
@@ -144,3 +152,38 @@ def test_scoring_again_writes_the_same_segments(shop, urls):
     score(shop, urls, LATER)
     for table, was in zip(TABLES, first, strict=True):
         pd.testing.assert_frame_equal(rows(urls, table, LATER), was)
+
+
+def test_overrides_and_caps_are_in_the_tiers_that_analysts_read(shop, urls, tmp_path):
+    """One override holds to the day, the other one ended the day before."""
+    file = tmp_path / "tiers.yml"
+    file.write_text(
+        "tiers:\n"
+        "  - {name: gold, share: 0.2, most_customers: 9}\n"
+        "  - {name: rest, share: 0.8}\n"
+        "overrides:\n"
+        f"  - {{customer: {SAVED}, tier: gold, until: {LATER}}}\n"
+        f"  - {{customer: {ENDED}, tier: gold, until: {LATER - timedelta(days=1)}}}\n"
+    )
+    score(shop.model_copy(update={"tier_policy": file}), urls, LATER)
+    scored = publishing.newest_version(urls, LATER)
+    gate = run.validate(urls.warehouse, "tiers", LATER.isoformat(), scored.version_id)
+    assert not gate.refused, gate.summary()
+    publishing.record_gate(urls, [], scored, passed=True)
+    publishing.publish(urls, LATER, keep=8)
+    with psycopg.connect(urls.warehouse) as connection:
+        found = connection.execute(
+            "select customer_id, drawn_tier, tier, decided_by from analytics.customer_tiers "
+            "where as_of_date = %s order by expected_spend desc, customer_id",
+            [LATER],
+        ).fetchall()
+    by_customer = {customer: said for customer, *said in found}
+    assert by_customer[SAVED] == ["rest", "gold", "override"]
+    assert by_customer[ENDED] == ["rest", "rest", "measure"]
+    others = [said for customer, said in by_customer.items() if customer != SAVED]
+    drawn = round(0.2 * len(found))
+    assert others == [
+        *[["gold", "gold", "measure"]] * 8,
+        *[["gold", "rest", "cap"]] * (drawn - 8),
+        *[["rest", "rest", "measure"]] * (len(others) - drawn),
+    ]

@@ -344,6 +344,21 @@ def test_whoever_is_too_many_goes_one_tier_down_the_lowest_first_and_overrides_s
     ]  # fmt: skip
 
 
+def test_of_those_too_many_whoever_stood_in_the_tier_is_passed_by_more_than_the_margin():
+    tiers = [Tier(name="gold", at_least=50, most_customers=1), Tier(name="rest")]
+    policy = make_policy(tiers, method="threshold", hysteresis={"margin": 0.2})
+    first = assign(frame([60, 55]), policy, DAY, None)
+    assert first["tier"].to_pylist() == ["gold", "rest"]
+    previous = Previous(DAY, first.select(HELD))
+
+    def next_day(spend):
+        drawn = assign(frame(spend), policy, DAY + timedelta(days=1), previous)
+        return list(zip(drawn["tier"].to_pylist(), drawn["decided_by"].to_pylist(), strict=True))
+
+    assert next_day([60, 71]) == [("gold", "measure"), ("rest", "cap")]
+    assert next_day([60, 73]) == [("rest", "cap"), ("gold", "measure")]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(spends.filter(lambda v: v.size >= 8), min_size=2, max_size=2), rules)
 def test_whoever_stands_elsewhere_than_drawn_has_a_reason_and_a_day(days, rules):
