@@ -27,11 +27,12 @@ WHY = (
 )
 
 
-# Day, known on, kind, log of the money: two lines of a purchase, a return, and one not known yet.
+# Day, known on, kind, log of the money: two lines of a purchase, a return that is just known, and a
+# purchase that is not known yet.
 EVENTS = (
     (date(2025, 5, 1), date(2025, 5, 2), 1, log(11)),
     (date(2025, 5, 1), date(2025, 5, 2), 1, log(31)),
-    (date(2025, 5, 9), date(2025, 5, 10), 2, -log(11)),
+    (date(2025, 5, 9), DAY, 2, -log(11)),
     (DAY, DAY + timedelta(days=1), 1, log(101)),
 )
 
