@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import installation
-from warehouse import embedded, publishing
+from warehouse import embedded, publishing, versions
 from warehouse.connections import Urls, connect, one_row, open_warehouse
 from warehouse.settings import PROJECT
 
@@ -71,13 +71,13 @@ def main() -> None:
         tiers = None
         for number in range(given.versions):
             day = FIRST_DAY + timedelta(days=number)
-            begun = publishing.begin(urls, day)
+            begun = versions.begin(urls, day)
             before = begun.previous and begun.previous.version_id
-            version = publishing.Version(day, 90, "customer_value", "1", "policy", "input", before)
+            version = versions.Version(day, 90, "customer_value", "1", "policy", "input", before)
             scores, tiers, known = _made_up(given.customers, day, tiers, number)
             timed(
                 "write a version",
-                lambda v=version, s=scores, t=tiers, k=known, b=begun: publishing.write_version(
+                lambda v=version, s=scores, t=tiers, k=known, b=begun: versions.write_version(
                     urls, v, s, t, day=k, fencing_token=b.fencing_token
                 ),
             )
@@ -98,7 +98,7 @@ def main() -> None:
 
 def _made_up(
     customers: int, day: date, before: pa.Table | None, seed: int
-) -> tuple[pa.RecordBatchReader, pa.Table, publishing.Day]:
+) -> tuple[pa.RecordBatchReader, pa.Table, versions.Day]:
     """One in twenty customers has another tier than the day before."""
     rng = np.random.default_rng(seed)
     names = pa.array([f"{n * 2654435761 % 2**64:016x}" for n in range(customers)])
@@ -144,7 +144,7 @@ def _made_up(
             pa.array(rng.integers(0, 12, customers))
         ),
     }
-    facts = {name: whole[kind]() for name, kind in publishing.FACTS.items()}
+    facts = {name: whole[kind]() for name, kind in versions.FACTS.items()}
     months = [(date(2024, month, 1), since) for month in range(1, 13) for since in range(13)]
     cohorts = pa.table({
         "cohort_month": pa.array([month for month, _ in months], pa.date32()),
@@ -156,11 +156,11 @@ def _made_up(
     return (
         pa.RecordBatchReader.from_batches(parts[0].schema, batches),
         tiers,
-        publishing.Day(pa.table({"customer_id": names, **facts}), cohorts),
+        versions.Day(pa.table({"customer_id": names, **facts}), cohorts),
     )
 
 
-def _pass_gate(urls: Urls, version: publishing.Version) -> None:
+def _pass_gate(urls: Urls, version: versions.Version) -> None:
     found = publishing.newest_version(urls, version.as_of_date)
     publishing.record_gate(urls, [], found, passed=True)
     with connect(urls.warehouse) as connection:

@@ -7,7 +7,7 @@ from datetime import date
 
 import psycopg
 import pytest
-import versions
+import small_versions
 
 from warehouse import publishing
 from warehouse.connections import connect
@@ -96,7 +96,7 @@ def test_the_contract_is_told_as_it_is():
 
 def test_every_question_to_the_warehouse_is_answered(run, urls):
     day = date(2025, 6, 1)
-    versions.write_gated(urls, day, {"a": ("platinum", 50.0), "b": ("bronze", 1.0)})
+    small_versions.write_gated(urls, day, {"a": ("platinum", 50.0), "b": ("bronze", 1.0)})
     publishing.publish(urls, day, keep=8)
     (command,) = commands("ask-the-warehouse.md")
     assert "platinum,1," in run(command)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from ml import tier_policy, tiers
 from ml.metrics import Prediction
 from ml.tier_policy import FORECASTS, HISTORIES, QUINTILES, Policy
-from warehouse import publishing
+from warehouse import versions
 from warehouse.connections import Urls, connect, read_arrow
 from warehouse.settings import Settings, TierhouseError, WrongUsage
 
@@ -79,7 +79,7 @@ def try_policy(urls: Urls, policy: Policy) -> Trial | None:
     )
     frame = rows.to_pandas(types_mapper={pa.string(): pd.StringDtype()}.get)
     refuse_missing(policy, days, frame.dropna(axis=1, how="all"))
-    drawn = draw(urls, frame, policy, day, publishing.published_before(urls, day))
+    drawn = draw(urls, frame, policy, day, versions.published_before(urls, day))
     was, now = rows["tier"].combine_chunks(), drawn["tier"].combine_chunks()
     moved = pc.call_function("not_equal", [was, now]).to_numpy(zero_copy_only=False)
     rank = drawn["tier_rank"].to_numpy()
@@ -101,7 +101,7 @@ def try_policy(urls: Urls, policy: Policy) -> Trial | None:
 
 
 def draw(
-    urls: Urls, frame: pd.DataFrame, policy: Policy, day: date, before: publishing.Published | None
+    urls: Urls, frame: pd.DataFrame, policy: Policy, day: date, before: versions.Published | None
 ) -> pa.Table:
     """`tiers.assign` with what was published before.
 
@@ -111,7 +111,7 @@ def draw(
     wanted = [override.customer for override in policy.overrides_on(day)]
     customers = frame["customer_id"]
     missing = sorted(set(wanted) - set(customers[customers.isin(wanted)]))
-    if unknown := publishing.unknown_customers(urls, missing):
+    if unknown := versions.unknown_customers(urls, missing):
         raise WrongUsage(
             f"The tier policy overrides {unknown[0]}, and no customer has this pseudonym. "
             f"`tierhouse lookup` says whose is which; take the override out, or mend it. Nothing "

@@ -24,7 +24,7 @@ from ml.pipelines.tracking import REGISTERED, open_mlflow
 from ml.streams import Streams
 from ml.sufficiency import Rung
 from ml.tier_policy import Policy
-from warehouse import publishing
+from warehouse import versions
 from warehouse.building import read_history
 from warehouse.connections import Urls, exclusive
 from warehouse.settings import Settings, TierhouseError
@@ -60,9 +60,9 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
         say("Reading features")
         events = None
         with exclusive(urls.warehouse, "build"):  # what is hashed is what is read
-            begun = publishing.begin(urls, as_of)
-            input_hash = publishing.input_hash(urls, as_of)
-            day = publishing.read_day(urls, as_of)
+            begun = versions.begin(urls, as_of)
+            input_hash = versions.input_hash(urls, as_of)
+            day = versions.read_day(urls, as_of)
             spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
             if outlook is not None and outlook.reader is not None:
                 events = files.enter_context(events_until(settings, urls, as_of))
@@ -71,7 +71,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             scored = _score_without_model(file, history_days, settings.horizon_days)
         else:
             scored = _score_parts(champion, outlook, file, events, families, say)
-        version = publishing.Version(
+        version = versions.Version(
             as_of_date=as_of,
             horizon_days=scored.forecast.asked_days,
             model_name=scored.model_name,
@@ -88,8 +88,8 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             begun.previous_version_id,
         )  # fmt: skip
         say("Writing")
-        publishing.keep_policy(urls, policy.version, policy.to_json())
-        written = publishing.write_version(
+        versions.keep_policy(urls, policy.version, policy.to_json())
+        written = versions.write_version(
             urls,
             version,
             _scores(scored, as_of),
@@ -235,7 +235,7 @@ def _history(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tiers(
-    urls: Urls, scored: _Scored, policy: Policy, day: date, before: publishing.Published | None
+    urls: Urls, scored: _Scored, policy: Policy, day: date, before: versions.Published | None
 ) -> pa.Table:
     """The rows of scores.customer_tiers: drawn by what is written."""
     forecast = scored.forecast

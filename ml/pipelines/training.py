@@ -65,8 +65,8 @@ from ml.tier_evaluation import TierResult
 from ml.tier_policy import Policy
 from warehouse.building import read_history
 from warehouse.connections import Urls, connect
-from warehouse.publishing import keep_policy
 from warehouse.settings import Settings, ValueModel
+from warehouse.versions import keep_policy
 
 if TYPE_CHECKING:
     from ml import hybrid

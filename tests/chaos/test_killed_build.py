@@ -5,8 +5,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 import simulated
+import small_versions
 import strikes
-import versions
 
 from warehouse import building, embedded, publishing
 
@@ -18,7 +18,7 @@ def built(own, own_urls) -> None:
     """A shop whose day is built and published."""
     simulated.land_shop(own_urls.warehouse, simulated.shop(customers=20))
     building.build(own_urls, [DAY], own.home)
-    versions.write_gated(own_urls, DAY, {"a": ("gold", 9.0), "b": ("silver", 1.0)})
+    small_versions.write_gated(own_urls, DAY, {"a": ("gold", 9.0), "b": ("silver", 1.0)})
     publishing.publish(own_urls, DAY, keep=8)
 
 

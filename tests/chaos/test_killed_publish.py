@@ -6,10 +6,10 @@ from datetime import date, timedelta
 import psutil
 import psycopg
 import pytest
+import small_versions
 import strikes
-import versions
 
-from warehouse import publishing
+from warehouse import publishing, versions
 from warehouse.connections import Urls, connect, open_warehouse
 
 KEEP = 2
@@ -23,7 +23,7 @@ class Days:
         self.urls = urls
         self.number = 0
 
-    def score(self) -> tuple[publishing.Version, list[tuple]]:
+    def score(self) -> tuple[versions.Version, list[tuple]]:
         """The new version, and what analysts must read of it."""
         self.number += 1
         day = date(2025, 1, 1) + timedelta(days=self.number)
@@ -31,7 +31,7 @@ class Days:
             f"c{n:02}": ("gold" if (n + self.number) % 2 else "silver", 1000 * self.number + n)
             for n in range(CUSTOMERS)
         }
-        version = versions.write_gated(self.urls, day, tiers)
+        version = small_versions.write_gated(self.urls, day, tiers)
         rows = [(version.version_id, c, *tiers[c], day) for c in sorted(tiers)]
         return version, rows
 

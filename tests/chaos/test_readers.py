@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import psycopg
 import pytest
-import versions
+import small_versions
 
 from warehouse import embedded, publishing
 from warehouse.connections import connect
@@ -33,7 +33,7 @@ from analytics.customer_tiers
 )
 def test_no_read_fails_and_none_is_a_mix_of_versions(own, own_urls, publishes, reads):
     with psycopg.connect(own_urls.warehouse, autocommit=True) as connection:
-        versions.empty(connection)
+        small_versions.empty(connection)
     port = embedded.running_port(own)
     assert port is not None
     url = embedded.url(own, port, "analyst", "warehouse")
@@ -45,7 +45,7 @@ def test_no_read_fails_and_none_is_a_mix_of_versions(own, own_urls, publishes, r
             f"c{n}": ("gold" if (n + number) % 3 else "silver", number + 1)
             for n in range(50 + number)
         }
-        version = versions.write_gated(own_urls, day, tiers)
+        version = small_versions.write_gated(own_urls, day, tiers)
         size, spend = len(tiers), float(len(tiers) * (number + 1))
         allowed[version.version_id] = (size, spend, day, day, size, spend, size)
         publishing.publish(own_urls, day, KEEP)
@@ -84,14 +84,16 @@ def test_no_read_fails_and_none_is_a_mix_of_versions(own, own_urls, publishes, r
 def test_a_long_query_hinders_neither_publishes_nor_other_readers(own, own_urls, analyst):
     """It reads its version to the end, and the next publish drops what it had kept from going."""
     with psycopg.connect(own_urls.warehouse, autocommit=True) as connection:
-        versions.empty(connection)
+        small_versions.empty(connection)
     port = embedded.running_port(own)
     assert port is not None
     published = []
 
     def publish(number: int) -> None:
         day = date(2026, 1, 1) + timedelta(days=number)
-        version = versions.write_gated(own_urls, day, {"a": ("gold", number), "b": ("silver", 0)})
+        version = small_versions.write_gated(
+            own_urls, day, {"a": ("gold", number), "b": ("silver", 0)}
+        )
         publishing.publish(own_urls, day, KEEP)
         published.append(version.version_id)
 

@@ -25,7 +25,7 @@ from ml import (
     tier_policy,
 )
 from ml.pipelines import backtesting, embedding, reading, registry, scoring, tracking, training
-from warehouse import building, publishing
+from warehouse import building, publishing, versions
 from warehouse.settings import Settings, TierhouseError, ValueModel, WrongUsage
 
 DAY = simulated.CLOSED + timedelta(days=1)
@@ -78,7 +78,7 @@ def champion() -> str:
     return str(version.version)
 
 
-def versions() -> int:
+def registered() -> int:
     return len(mlflow.MlflowClient().search_model_versions(f"name='{pipelines.REGISTERED}'"))
 
 
@@ -116,7 +116,7 @@ def test_too_little_history_trains_nothing_and_says_what_is_missing(train, urls)
     assert "100 of 180 days of orders" in " ".join(found.message.split())
     assert "`tierhouse score` does without a model" in found.message
     assert max(map(len, found.message.splitlines())) <= 80
-    assert versions() == 0
+    assert registered() == 0
 
 
 def test_settings_that_were_surely_better_before_the_judged_windows_are_used(shop, urls):
@@ -440,12 +440,12 @@ def test_scoring_again_writes_the_same_rows(trained, shop, urls):
 
 
 def test_a_fresh_champion_is_kept(trained, train):
-    before = champion(), versions()
+    before = champion(), registered()
     for days_later in (0, 7):
         again = train(DAY + timedelta(days=days_later), max_age_days=7)
         assert again.backtest is None
         assert "fresh enough" in again.message
-    assert (champion(), versions()) == before
+    assert (champion(), registered()) == before
 
 
 @pytest.mark.parametrize(("days_later", "max_age_days"), [(8, 7), (-1, 7), (0, None)])
@@ -464,10 +464,10 @@ def test_a_stale_champion_one_of_a_later_day_or_no_age_at_all_means_training(
 
 
 def test_a_model_of_an_earlier_day_is_registered_and_does_not_become_champion(trained, train, urls):
-    before = champion(), versions()
+    before = champion(), registered()
     earlier = train(DAY - timedelta(days=30))
     assert "Version 1 stays champion" in earlier.message
-    assert (champion(), versions()) == (before[0], before[1] + 1)
+    assert (champion(), registered()) == (before[0], before[1] + 1)
     verdict, version, standing, _, why, numbers = decisions(urls)[-1]
     assert (verdict, version, standing) == ("refused", "2", "1")
     assert f"knows more, up to {DAY}" in why
@@ -479,7 +479,7 @@ def test_a_model_of_an_earlier_day_is_registered_and_does_not_become_champion(tr
 
 def test_what_the_gate_passes_is_the_champion_until_it_is_rolled_back(trained, train, shop, urls):
     client = mlflow.MlflowClient()
-    if versions() == 1:
+    if registered() == 1:
         train(DAY - timedelta(days=30))
     standing = client.get_model_version(pipelines.REGISTERED, "1")
     passed = promotion.Verdict((), {"metrics": {}, "tiers": []})
@@ -803,8 +803,8 @@ def publish_as(urls, day: date, tier: str, rank: int) -> str:
         "tier_rank": pa.array(np.full(n, rank, np.int32)),
         "expected_spend": np.arange(n, dtype=float),
     })  # fmt: skip
-    version = publishing.Version(day, 30, "by hand", "1", "policy", "input")
-    publishing.write_version(urls, version, scores, held)
+    version = versions.Version(day, 30, "by hand", "1", "policy", "input")
+    versions.write_version(urls, version, scores, held)
     with psycopg.connect(urls.warehouse) as connection:
         connection.execute("delete from ops.published")
         connection.execute(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from warehouse import publishing
+from warehouse import publishing, versions
 from warehouse.connections import connect, grant, one_row
 
 DAY = date(2025, 6, 8)
@@ -163,7 +163,7 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
             "segment": ["A" if number % 3 else "B" for number in range(n)],
         }
     )
-    version = publishing.Version(
+    version = versions.Version(
         day, HORIZON, "customer_value", "1", "policy", "input", previous_version_id=before
     )
     profiles = pa.table({
@@ -176,7 +176,7 @@ def publish(urls, day, customers, spend, rank, before, previous_rank=None):
         "description_zh": ["常客", "稀客"],
     })  # fmt: skip
     grouped = {"customer_segments": segments, "segment_profiles": profiles}
-    publishing.write_version(urls, version, scores, tiers, grouped)
+    versions.write_version(urls, version, scores, tiers, grouped)
     gate = {
         "stage": "tiers", "as_of_date": day, "version_id": version.version_id,
         "table_name": "customer_tiers", "column_name": "tier", "observed": json.dumps({"value": 4}),

@@ -5,9 +5,9 @@ from datetime import date, timedelta
 
 import psycopg
 import pytest
-import versions
+import small_versions
 
-from warehouse import publishing
+from warehouse import publishing, versions
 from warehouse.connections import Urls
 from warehouse.settings import Refused
 
@@ -17,15 +17,17 @@ DAY = [date(2025, 6, 1) + timedelta(days=number) for number in range(6)]
 @pytest.fixture
 def query(urls: Urls) -> Iterator[Callable[[str], list[tuple]]]:
     with psycopg.connect(urls.warehouse, autocommit=True) as connection:
-        versions.empty(connection)
+        small_versions.empty(connection)
         yield lambda text: connection.execute(text.encode()).fetchall()
 
 
 @pytest.fixture
-def publish(urls: Urls, query) -> Callable[..., publishing.Version]:
-    def run(day: date, keep: int = 8, **tiers: str) -> publishing.Version:
+def publish(urls: Urls, query) -> Callable[..., versions.Version]:
+    def run(day: date, keep: int = 8, **tiers: str) -> versions.Version:
         spend = {"gold": 100.0, "silver": 10.0}
-        version = versions.write_gated(urls, day, {c: (t, spend[t]) for c, t in tiers.items()})
+        version = small_versions.write_gated(
+            urls, day, {c: (t, spend[t]) for c, t in tiers.items()}
+        )
         said = publishing.publish(urls, day, keep, run_id="by hand")
         assert "is published" in said
         return version
@@ -34,7 +36,7 @@ def publish(urls: Urls, query) -> Callable[..., publishing.Version]:
 
 
 @pytest.fixture
-def three_days(publish) -> list[publishing.Version]:
+def three_days(publish) -> list[versions.Version]:
     """a falls and rises again, b stays, c comes on the second day."""
     return [
         publish(DAY[0], a="gold", b="silver"),
@@ -134,7 +136,7 @@ def test_a_day_taken_back_is_published_again_after_being_scored_again(
 
 
 def test_what_was_scored_before_a_rollback_is_stale(urls, three_days):
-    versions.write_gated(urls, DAY[3], {"a": ("gold", 100.0)})
+    small_versions.write_gated(urls, DAY[3], {"a": ("gold", 100.0)})
     publishing.rollback(urls)
     with pytest.raises(Refused, match="began before"):
         publishing.publish(urls, DAY[3], keep=8)
@@ -142,25 +144,25 @@ def test_what_was_scored_before_a_rollback_is_stale(urls, three_days):
 
 def test_an_older_run_never_overwrites_a_newer_one(urls, query, publish, three_days):
     """Two scorings of a day: the one that began first, and is written last, is refused."""
-    slow = publishing.begin(urls, DAY[3])
+    slow = versions.begin(urls, DAY[3])
     newer = publish(DAY[3], a="gold", b="gold")
-    tables = versions.tables(urls, DAY[3], {"a": ("silver", 1.0)}, slow.previous_version_id)
-    version = publishing.Version(
+    tables = small_versions.tables(urls, DAY[3], {"a": ("silver", 1.0)}, slow.previous_version_id)
+    version = versions.Version(
         DAY[3], 90, "customer_value", "2", "policy", "input", slow.previous_version_id
     )
-    publishing.write_version(urls, version, *tables, fencing_token=slow.fencing_token)
-    versions.gate(urls, version)
+    versions.write_version(urls, version, *tables, fencing_token=slow.fencing_token)
+    small_versions.gate(urls, version)
     with pytest.raises(Refused, match="something newer"):
         publishing.publish(urls, DAY[3], keep=8)
     with pytest.raises(Refused, match="began later"):
-        publishing.write_version(urls, newer, *tables, fencing_token=slow.fencing_token)
+        versions.write_version(urls, newer, *tables, fencing_token=slow.fencing_token)
     assert query("select distinct version_id from analytics.customer_tiers") == [
         (newer.version_id,)
     ]
 
 
 def test_rows_that_changed_after_the_gate_are_not_published(urls, query, three_days):
-    version = versions.write_gated(urls, DAY[3], {"a": ("gold", 100.0), "b": ("gold", 1.0)})
+    version = small_versions.write_gated(urls, DAY[3], {"a": ("gold", 100.0), "b": ("gold", 1.0)})
     with psycopg.connect(urls.warehouse) as connection:
         connection.execute(
             "update scores.customer_tiers set tier = 'silver' "

@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from warehouse import publishing
+from warehouse import publishing, versions
 from warehouse.connections import Urls, connect, one_row, open_warehouse
 from warehouse.settings import Refused, TierhouseError
 
@@ -41,19 +41,19 @@ def query(urls: Urls) -> Iterator[Callable[[str], list[tuple]]]:
 
 
 @pytest.fixture
-def score(urls: Urls, query) -> Callable[..., publishing.Version]:
+def score(urls: Urls, query) -> Callable[..., versions.Version]:
     """Write a version of a day as `tierhouse score` does: three customers by default."""
 
     def write(day: date = DAY, model: str = "1", spend: tuple[float, ...] = (30.0, 20.5, 0.0)):
-        version = publishing.Version(day, 90, "customer_value", model, "policy", "input")
-        publishing.write_version(urls, version, *tables(spend))
+        version = versions.Version(day, 90, "customer_value", model, "policy", "input")
+        versions.write_version(urls, version, *tables(spend))
         return version
 
     return write
 
 
 @pytest.fixture
-def gate(urls: Urls) -> Callable[[publishing.Version], None]:
+def gate(urls: Urls) -> Callable[[versions.Version], None]:
     """Note that a version passed."""
 
     def pass_gate(version):
@@ -113,7 +113,7 @@ def as_written(day: date, model: str, spend: tuple[float, ...] = (30.0, 20.5, 0.
     ],
 )
 def test_a_version_is_named_after_everything_that_went_into_it(change):
-    version = publishing.Version(DAY, 90, "customer_value", "1", "policy", "input")
+    version = versions.Version(DAY, 90, "customer_value", "1", "policy", "input")
     assert replace(version).version_id == version.version_id
     assert replace(version, **change).version_id != version.version_id
 
@@ -121,7 +121,7 @@ def test_a_version_is_named_after_everything_that_went_into_it(change):
 def test_the_input_hash_follows_every_cell_and_not_the_order_of_the_rows(urls, query):
     query("drop table if exists features.customer_features")
     with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {DAY}"):
-        publishing.input_hash(urls, DAY)
+        versions.input_hash(urls, DAY)
     query(
         "create table features.customer_features (customer_id text, as_of_date date, "
         "orders integer, spend numeric(14, 2))"
@@ -131,7 +131,7 @@ def test_the_input_hash_follows_every_cell_and_not_the_order_of_the_rows(urls, q
         query("truncate features.customer_features")
         with psycopg.connect(urls.warehouse) as connection, connection.cursor() as cursor:
             cursor.executemany("insert into features.customer_features values (%s,%s,%s,%s)", rows)
-        return publishing.input_hash(urls, day)
+        return versions.input_hash(urls, day)
 
     a, b = ("a", DAY, 1, 5), ("b", DAY, 2, None)
     first = hash_of(a, b)
@@ -146,7 +146,7 @@ def test_the_input_hash_follows_every_cell_and_not_the_order_of_the_rows(urls, q
     ]
     assert len({first, *others}) == 1 + len(others)
     with pytest.raises(TierhouseError, match=f"tierhouse build --as-of {OLDER}"):
-        publishing.input_hash(urls, OLDER)
+        versions.input_hash(urls, OLDER)
 
 
 def test_a_day_that_was_not_scored_cannot_be_published(urls, query):
@@ -278,15 +278,15 @@ def test_a_gate_that_looked_before_the_rows_were_written_again_does_not_count(
 def test_a_write_that_breaks_half_way_leaves_what_was_there(urls, query, score, gate):
     """Scores go in before tiers, and a tier is missing."""
     bad = tables((7.0, 8.0), ("gold", None))
-    version = publishing.Version(DAY, 90, "customer_value", "1", "policy", "input")
+    version = versions.Version(DAY, 90, "customer_value", "1", "policy", "input")
     with pytest.raises(adbc_driver_manager.Error, match="null value"):
-        publishing.write_version(urls, version, *bad)
+        versions.write_version(urls, version, *bad)
     assert [query(f"select * from {table}") for table in SCORES] == [[], [], []]
 
     score()
     before = [query(f"select * from {table} order by 1, 3") for table in SCORES]
     with pytest.raises(adbc_driver_manager.Error, match="null value"):
-        publishing.write_version(urls, version, *bad)
+        versions.write_version(urls, version, *bad)
     assert [query(f"select * from {table} order by 1, 3") for table in SCORES] == before
 
 

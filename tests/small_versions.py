@@ -6,7 +6,7 @@ from datetime import date
 import psycopg
 import pyarrow as pa
 
-from warehouse import publishing
+from warehouse import publishing, versions
 from warehouse.connections import Urls, connect, one_row
 
 RANKS = {"platinum": 1, "gold": 2, "silver": 3, "bronze": 4}
@@ -14,13 +14,13 @@ RANKS = {"platinum": 1, "gold": 2, "silver": 3, "bronze": 4}
 
 def write(
     urls: Urls, day: date, tiers: Mapping[str, tuple[str, float]], model: str = "1"
-) -> publishing.Version:
+) -> versions.Version:
     """Score a day: customer -> tier and expected spend, drawn after what is published."""
-    begun = publishing.begin(urls, day)
-    version = publishing.Version(
+    begun = versions.begin(urls, day)
+    version = versions.Version(
         day, 90, "customer_value", model, "policy", "input", begun.previous_version_id
     )
-    publishing.write_version(
+    versions.write_version(
         urls,
         version,
         *tables(urls, day, tiers, begun.previous_version_id),
@@ -63,13 +63,13 @@ def tables(
 
 def write_gated(
     urls: Urls, day: date, tiers: Mapping[str, tuple[str, float]], model: str = "1"
-) -> publishing.Version:
+) -> versions.Version:
     version = write(urls, day, tiers, model)
     gate(urls, version)
     return version
 
 
-def gate(urls: Urls, version: publishing.Version) -> None:
+def gate(urls: Urls, version: versions.Version) -> None:
     """Note that a version passed."""
     with connect(urls.warehouse) as connection:
         (scored_at,) = one_row(
