@@ -76,6 +76,9 @@ def on_events(
 
         return callback
 
+    def newest_day(frame: Frame) -> date:
+        return frame["as_of_date"].max().date()
+
     @lru_cache(maxsize=len(ON_EVENTS))
     def pretrained(until: date, config: training_loop.Config) -> hybrid.Weights:
         name = config.network.encoder
@@ -83,7 +86,7 @@ def on_events(
 
     def network(name: str, config: training_loop.Config) -> Estimator:
         def fit(frame: Frame, labels: Frame, horizon_days: int) -> sequence_model.Model:
-            backbone = pretrained(hybrid.newest_day(frame), config)
+            backbone = pretrained(newest_day(frame), config)
             return sequence_training.fit(
                 frame, labels, horizon_days, events, config, backbone, callback=told(name)
             )
@@ -92,7 +95,7 @@ def on_events(
 
     def fit_hybrid(frame: Frame, labels: Frame, horizon_days: int) -> hybrid.Model:
         config = hybrid.Config(trees=trees)
-        backbone = pretrained(hybrid.newest_day(frame), config.sequence)
+        backbone = pretrained(newest_day(frame), config.sequence)
         return hybrid.fit(
             frame, labels, horizon_days, events, config, backbone, callback=told("hybrid")
         )

@@ -4,8 +4,8 @@ One `lightgbm_hurdle` for each horizon, each of its own closed windows. They kno
 other, and what they say must make sense together: nobody spends more in 30 days than in 90. The
 horizon that was asked for has been judged (`ml.backtest`), so it stays as it is and the others give
 way: a shorter one says at most what the next longer one does, a longer one at least what the next
-shorter one does. The asked horizon's trees may also read what a network makes of the events
-(`ml.hybrid`); the others read the features alone.
+shorter one does. Of the asked horizon a network that reads the events may have its say beside the
+trees (`ml.hybrid`).
 """
 
 import json
@@ -25,33 +25,27 @@ from ml.metrics import Prediction
 from ml.streams import Streams
 
 if TYPE_CHECKING:
-    from ml import hybrid
+    from ml import sequence_model
 
 Array = np.ndarray
 Frame = pd.DataFrame
 
 HORIZONS = (7, 14, 30, 90, 180, 365)
-READER = "reader"  # the folder of it, beside those of the models
+NETWORK = "network"  # the folder of it, beside those of the models
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """models: by horizon in days, ascending. asked_days: the horizon that was judged. reader: makes
-    the columns of events that the asked model reads, None where it reads the features alone."""
+    """models: by horizon in days, ascending. asked_days: the horizon that was judged. network: is
+    asked of it too, None where the trees answer alone."""
 
     models: Mapping[int, Model]
     asked_days: int
-    reader: "hybrid.Reader | None" = None
+    network: "sequence_model.Model | None" = None
 
     @property
     def asked(self) -> Model:
         return self.models[self.asked_days]
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """What the asked model reads of the feature table."""
-        made = () if self.reader is None else self.reader.columns
-        return tuple(name for name in self.asked.features if name not in made)
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def fit(
     frame: Frame,
     labels: Frame,
     known_until: date,
-    reader: "hybrid.Reader | None" = None,
+    network: "sequence_model.Model | None" = None,
 ) -> Outlook:
     """The asked model and, beside it, one like it for each of HORIZONS.
 
@@ -107,16 +101,25 @@ def fit(
         if days not in models:
             nearest = min(models, key=lambda known: max(known / days, days / known))
             models[days] = replace(models[nearest], horizon_days=days, intervals=None)
-    return Outlook(dict(sorted(models.items())), asked.horizon_days, reader)
+    return Outlook(dict(sorted(models.items())), asked.horizon_days, network)
 
 
 def ask(outlook: Outlook, frame: Frame, num_threads: int) -> dict[int, Answers]:
-    """What the trees of every horizon say of any customers, whole days or not."""
-    said: dict[int, Answers] = {}
+    """What the models of every horizon say of any customers, whole days or not; the frame is
+    `widened` where there is a network."""
+    said = {outlook.asked_days: _ask_asked(outlook, frame, num_threads)}
     for days, model in outlook.models.items():
         same = next((d for d in said if outlook.models[d].purchase is model.purchase), None)
         said[days] = lightgbm_hurdle.ask(model, frame, num_threads) if same is None else said[same]
     return said
+
+
+def _ask_asked(outlook: Outlook, frame: Frame, num_threads: int) -> Answers:
+    if outlook.network is None:
+        return lightgbm_hurdle.ask(outlook.asked, frame, num_threads)
+    from ml import hybrid  # torch: seconds that trees alone need not wait
+
+    return hybrid.ask(outlook.asked, frame, num_threads)
 
 
 def settle(outlook: Outlook, frame: Frame, answers: Mapping[int, Answers]) -> Forecast:
@@ -144,19 +147,19 @@ def together(said: Mapping[int, Prediction], asked_days: int) -> Forecast:
 
 
 def predict(outlook: Outlook, frame: Frame, num_threads: int = 1) -> Forecast:
-    """Of all customers of one day; the frame is `widened` where there is a reader. Raises
+    """Of all customers of one day; the frame is `widened` where there is a network. Raises
     ValueError where a column is missing."""
     return settle(outlook, frame, ask(outlook, frame, num_threads))
 
 
 def widened(outlook: Outlook, frame: Frame, events: Streams | None) -> Frame:
-    """The frame with all columns that the models read. events: known on its days; None where the
-    outlook has no reader."""
-    if outlook.reader is None or events is None:
+    """The frame, with what the network says of its customers where there is one. events: known on
+    the frame's days; None where there is no network."""
+    if outlook.network is None or events is None:
         return frame
-    from ml import hybrid  # torch: seconds that trees alone need not wait
+    from ml import hybrid
 
-    return hybrid.widened(outlook.reader, frame, events)
+    return hybrid.widened(outlook.network, frame, events)
 
 
 def population_columns(outlook: Outlook) -> tuple[str, ...]:
@@ -202,19 +205,19 @@ def _spend_and_chance(said: Prediction) -> Array:
 
 
 def to_files(outlook: Outlook, folder: Path) -> None:
-    """Write outlook.json, a folder of each model and one of the reader into an existing folder, and
-    seal it."""
+    """Write outlook.json, a folder of each model and one of the network into an existing folder,
+    and seal it."""
     folder = Path(folder)
     for days, model in outlook.models.items():
         (folder / f"{days}d").mkdir()
         lightgbm_hurdle.to_files(model, folder / f"{days}d")
     about = {"asked_days": outlook.asked_days, "horizons": list(outlook.models)}
     (folder / "outlook.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    if outlook.reader is not None:
-        from ml import hybrid
+    if outlook.network is not None:
+        from ml import sequence_model
 
-        (folder / READER).mkdir()
-        hybrid.to_files(outlook.reader, folder / READER)
+        (folder / NETWORK).mkdir()
+        sequence_model.to_files(outlook.network, folder / NETWORK)
     seals.seal(folder)
 
 
@@ -225,12 +228,12 @@ def from_files(folder: Path) -> Outlook:
     seals.refuse_broken(folder)
     about = json.loads((folder / "outlook.json").read_text(encoding="utf-8"))
     models = {days: lightgbm_hurdle.from_files(folder / f"{days}d") for days in about["horizons"]}
-    reader = None
-    if (folder / READER).is_dir():
-        from ml import hybrid
+    network = None
+    if (folder / NETWORK).is_dir():
+        from ml import sequence_model
 
-        reader = hybrid.from_files(folder / READER)
-    return Outlook(models, about["asked_days"], reader)
+        network = sequence_model.from_files(folder / NETWORK)
+    return Outlook(models, about["asked_days"], network)
 
 
 class Served:
@@ -242,7 +245,7 @@ class Served:
     def predict(self, asked: Frame | Mapping[str, Any], params: dict | None = None) -> Frame:
         """A row per customer of one day's whole population, in the order of the frame.
 
-        asked: the frame of customer_id, as_of_date and the features. Where there is a reader: a
+        asked: the frame of customer_id, as_of_date and the features. Where there is a network: a
         mapping of "customers", that frame, and "events", an Arrow table (`streams.from_table`).
         expected_spend with its ends expected_spend_low and _high (null where the model has no
         intervals), purchase_probability and high_value_probability of the asked horizon,

@@ -131,10 +131,10 @@ def trained_as_of(version: ModelVersion) -> date:
 def register(
     outlook: horizons.Outlook, frame: pd.DataFrame, tags: dict[str, str], card: str
 ) -> str:
-    """Store the models as LightGBM text and JSON, the reader as safetensors; the number of the
+    """Store the models as LightGBM text and JSON, the network as safetensors; the number of the
     version."""
     signature, network = None, ("safetensors", "torch")
-    if outlook.reader is None:  # MLflow has no signature of a frame and a table of events together
+    if outlook.network is None:  # MLflow has no signature of a frame and a table of events together
         inputs = frame.head(100).drop(columns=["customer_id"])
         signature = infer_signature(inputs, horizons.Served(outlook).predict(inputs))
         network = ()

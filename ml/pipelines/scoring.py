@@ -64,7 +64,7 @@ def score(settings: Settings, urls: Urls, as_of: date, say: Say) -> str:
             input_hash = versions.input_hash(urls, as_of)
             day = versions.read_day(urls, as_of)
             spill_day(urls, as_of, file, [*_texts_of(families), segmenting.RFM])
-            if outlook is not None and outlook.reader is not None:
+            if outlook is not None and outlook.network is not None:
                 events = files.enter_context(events_until(settings, urls, as_of))
         if champion is None or outlook is None:
             history_days = (as_of - history.first).days

@@ -69,7 +69,7 @@ from warehouse.settings import Settings, ValueModel
 from warehouse.versions import keep_policy
 
 if TYPE_CHECKING:
-    from ml import hybrid
+    from ml import hybrid, sequence_model
 
 TUNINGS = "customer_value_tuning"
 EXPLAINED = 2_000  # customers whom the figures of a training explain
@@ -127,7 +127,7 @@ def train(
         say(f"Judging on {len(origins)} windows")
         judged = _judge(kind, frame, labels, origins, horizon, policy)
         say(f"Fitting {name} on {len(learned_from)} days")
-        model, reader = kind.fit(frame[is_learned], labels[is_learned], horizon)
+        model, network = kind.fit(frame[is_learned], labels[is_learned], horizon)
         found = _intervals(judged.board, judged.told, len(learned_from))
         say("Fitting the other horizons")
         outlook = horizons.fit(
@@ -135,7 +135,7 @@ def train(
             everything,
             read_labels(urls, days, horizons.HORIZONS),
             known_until,
-            reader,
+            network,
         )
         del everything
         standing = None
@@ -152,7 +152,7 @@ def train(
             challenger=promotion.Challenger(
                 horizon,
                 outlook.asked.features,
-                promotion.ask(lightgbm_hurdle.predict, outlook.asked, newest),
+                promotion.ask(lambda said, day: horizons.predict(said, day).asked, outlook, newest),
                 as_of,
             ),
             horizon_days=horizon,
@@ -305,7 +305,7 @@ def _events(
 ) -> Iterator[Streams | None]:
     """All events known on the day, None where neither the model of this name nor the champion reads
     any."""
-    if name == ValueModel.hybrid or (stored is not None and stored.reader is not None):
+    if name == ValueModel.hybrid or (stored is not None and stored.network is not None):
         with events_until(settings, urls, until) as events:
             yield events
     else:
@@ -329,12 +329,12 @@ class _Kind:
 
     def fit(
         self, frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int
-    ) -> tuple[lightgbm_hurdle.Model, "hybrid.Reader | None"]:
-        """The trees, and what makes the columns of events for them."""
+    ) -> tuple[lightgbm_hurdle.Model, "sequence_model.Model | None"]:
+        """The trees, and the network beside them."""
         fitted = self.estimator.fit(frame, labels, horizon_days)
         if isinstance(fitted, lightgbm_hurdle.Model):
             return fitted, None
-        return fitted.trees, fitted.reader
+        return fitted.trees, fitted.network
 
 
 @dataclass(frozen=True)
@@ -417,15 +417,15 @@ def _judge_champion(
         [origin.as_of_date for origin in board.origins],
         board.horizon_days,
         columns,
-        stored.features,
+        stored.asked.features,
         stored.asked_days,
         knows_until,
     )
     is_refresh = (
         set(judged_by.values()) == {promotion.REFIT}
         and stored.asked.config == challenger.asked.config
-        and set(stored.features) == set(columns)
-        and _settings_of_reader(stored) == _settings_of_reader(challenger)
+        and set(stored.asked.features) == set(columns)
+        and _settings_of_network(stored) == _settings_of_network(challenger)
     )
     if is_refresh:
         metrics, gain = promotion.no_difference(board, kind.name)
@@ -441,31 +441,31 @@ def _judge_champion(
             kind.say,
         )
     return promotion.Champion(
-        str(champion.version), knows_until, stored.features, metrics, gain, judged_by
+        str(champion.version), knows_until, stored.asked.features, metrics, gain, judged_by
     )
 
 
-def _settings_of_reader(outlook: horizons.Outlook) -> object:
-    return None if outlook.reader is None else outlook.reader.config
+def _settings_of_network(outlook: horizons.Outlook) -> object:
+    return None if outlook.network is None else outlook.network.config
 
 
 def _value_model(outlook: horizons.Outlook) -> "lightgbm_hurdle.Model | hybrid.Model":
     """The asked model, as its estimator predicts with it."""
-    if outlook.reader is None:
+    if outlook.network is None:
         return outlook.asked
     from ml import hybrid
 
-    return hybrid.Model(outlook.reader, outlook.asked)
+    return hybrid.Model(outlook.network, outlook.asked)
 
 
 def _refit(stored: horizons.Outlook, kind: _Kind) -> Estimator:
     """The stored model's configuration and columns, fitted to whatever frame comes."""
-    name = ValueModel.lightgbm_hurdle if stored.reader is None else ValueModel.hybrid
+    name = ValueModel.lightgbm_hurdle if stored.network is None else ValueModel.hybrid
     estimator = replace(kind, name=name, trees=stored.asked.config).estimator
 
     def fit(frame: pd.DataFrame, labels: pd.DataFrame, horizon_days: int) -> Any:
         columns = lightgbm_hurdle.feature_columns(frame, labels)
-        known = frame.drop(columns=[name for name in columns if name not in stored.features])
+        known = frame.drop(columns=[name for name in columns if name not in stored.asked.features])
         return estimator.fit(known, labels, horizon_days)
 
     return Estimator(fit, estimator.predict)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import torch
 
 from ml import backtest as judging
 from ml import (
@@ -17,7 +16,6 @@ from ml import (
     lookalikes,
     sequence,
     sequence_model,
-    sequence_training,
     streams,
     training_loop,
 )
@@ -36,10 +34,7 @@ CONFIG = hybrid.Config(
         learning_rate=1e-2,
     ),
     trees=lightgbm_hurdle.Config(rounds=40, feature_fraction=0.8, min_data_in_leaf=20),
-    components=4,
 )
-HEADS = list(hybrid.HEADS)
-EMBEDDING = [f"embedding_{i:02}" for i in range(1, 5)]
 
 
 def table_of(customers=120, seed=0):
@@ -91,124 +86,69 @@ FRAME, LABELS = rows_of(EVENTS, CUTOFFS)
 TODAY, _ = rows_of(EVENTS, (TO_PREDICT,))
 
 
-def learn(labels=LABELS, frame=FRAME, events=EVENTS):
-    return hybrid.learn(frame, labels, HORIZON_DAYS, events, CONFIG)
+def fit(labels=LABELS, frame=FRAME, events=EVENTS, config=CONFIG):
+    return hybrid.fit(frame, labels, HORIZON_DAYS, events, config)
 
 
 @pytest.fixture(scope="module")
-def learned():
-    return learn()
+def fitted():
+    return fit()
 
 
-def test_a_customers_labels_never_reach_the_columns_that_the_trees_learn_of_them(learned):
-    customer = FRAME["customer_id"][3]
-    own = (FRAME["customer_id"] == customer).to_numpy()
-    other = LABELS.copy()
-    other.loc[own, "spend"] = 100 * LABELS.loc[own, "spend"].to_numpy() + 500
-    other.loc[own, "is_purchased"] = True
-    other.loc[own, "is_high_value"] = ~LABELS.loc[own, "is_high_value"]
-    columns = learn(other).columns
-    same_half = hybrid.in_second_half(FRAME) == hybrid.in_second_half(FRAME)[3]
-    pd.testing.assert_frame_equal(columns[same_half], learned.columns[same_half])
-    assert (columns.loc[~same_half, HEADS] != learned.columns.loc[~same_half, HEADS]).any(axis=None)
+def same(a, b):
+    for name in ("expected_spend", "purchase_probability", "high_value_probability", "ranking"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_labels_in_any_order_of_customers_of_one_half_leave_that_halfs_columns_alone(learned):
-    half = np.flatnonzero(hybrid.in_second_half(FRAME))
-    shuffled = LABELS.copy()
-    told = ["spend", "is_purchased", "is_high_value"]
-    order = np.random.default_rng(0).permutation(half)
-    shuffled.loc[half, told] = LABELS.loc[order, told].to_numpy()
-    columns = learn(shuffled.astype(LABELS.dtypes)).columns
-    pd.testing.assert_frame_equal(columns.loc[half], learned.columns.loc[half])
-    pd.testing.assert_frame_equal(columns[EMBEDDING], learned.columns[EMBEDDING])
+def test_chances_are_the_mean_of_both_and_amounts_are_the_trees(fitted):
+    wide = hybrid.widened(fitted.network, TODAY, EVENTS)
+    said = hybrid.ask(fitted.trees, wide, num_threads=1)
+    trees = lightgbm_hurdle.ask(fitted.trees, TODAY, num_threads=1)
+    network = sequence_model.predict(fitted.network, TODAY, EVENTS)
+    assert (trees.purchase != network.purchase_probability).any()
+    mean = (trees.purchase + network.purchase_probability) / 2
+    np.testing.assert_allclose(said.purchase, mean, rtol=1e-6)
+    mean = (trees.high_value + network.high_value_probability) / 2
+    np.testing.assert_allclose(said.high_value, mean, rtol=1e-6)
+    np.testing.assert_array_equal(said.amount, trees.amount)
+    same(hybrid.predict(fitted, TODAY, EVENTS), lightgbm_hurdle.settle(fitted.trees, TODAY, said))
 
 
-def test_all_rows_of_a_customer_are_in_one_half_and_the_halves_are_about_equal():
-    half = hybrid.in_second_half(FRAME)
-    assert (FRAME.assign(half=half).groupby("customer_id")["half"].nunique() == 1).all()
-    assert 0.35 < half.mean() < 0.65
-
-
-def test_who_is_held_out_to_stop_in_time_is_of_both_halves():
-    frame = pd.DataFrame({"customer_id": [f"c{i:04}" for i in range(4000)]})
-    frame["as_of_date"] = pd.Timestamp("2026-01-01")
-    days = np.zeros(len(frame), dtype=int)
-    _, is_held_out = sequence_training._split(frame, days, HORIZON_DAYS, CONFIG.sequence)
-    assert hybrid.in_second_half(frame[is_held_out]).mean() == pytest.approx(0.5, abs=0.06)
-
-
-def test_draws_are_uniform_repeatable_and_of_two_purposes_independent():
-    names = [f"c{i:04}" for i in range(4000)]
-    one, two = (customer_hash.uniform(names, purpose) for purpose in ("one", "two"))
-    assert np.abs(np.quantile(one, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.03
-    assert abs(np.corrcoef(one, two)[0, 1]) < 0.05
-    np.testing.assert_array_equal(customer_hash.uniform(names[::-1], "one"), one[::-1])
-    assert customer_hash.uniform(["c0001"], "one") == pytest.approx(one[1])
-
-
-def test_what_happens_after_the_cutoff_changes_no_column_of_a_training_row(learned):
-    newest = date(1970, 1, 1) + timedelta(days=max(CUTOFFS))
-    later = EVENTS.known_on > (newest - date(1970, 1, 1)).days
+def test_what_happens_after_the_day_changes_no_answer(fitted):
+    later = EVENTS.known_on > TO_PREDICT
     assert later.any()
     changed = replace(
         EVENTS,
         kind=np.where(later, 9, EVENTS.kind).astype(np.int8),
         log_amount=np.where(later, 20, EVENTS.log_amount).astype(np.float32),
     )
-    pd.testing.assert_frame_equal(learn(events=changed).columns, learned.columns)
+    same(hybrid.predict(fitted, TODAY, changed), hybrid.predict(fitted, TODAY, EVENTS))
 
 
-def test_the_order_of_the_rows_changes_nothing(learned):
-    order = np.random.default_rng(0).permutation(len(FRAME))
-    shuffled = learn(LABELS.iloc[order], FRAME.iloc[order]).columns
-    pd.testing.assert_frame_equal(shuffled, learned.columns.iloc[order].reset_index(drop=True))
+def test_what_happens_after_the_newest_cutoff_is_not_learned_from(fitted):
+    later = EVENTS.known_on > max(CUTOFFS)
+    changed = replace(EVENTS, log_amount=np.where(later, 20, EVENTS.log_amount).astype(np.float32))
+    frame, _ = rows_of(EVENTS, (max(CUTOFFS),))
+    same(hybrid.predict(fit(events=changed), frame, EVENTS), hybrid.predict(fitted, frame, EVENTS))
 
 
-def test_a_row_to_predict_has_the_mean_of_both_halves(learned):
-    columns = hybrid.read(learned.reader, TODAY, EVENTS)
-    asked = [sequence_model.ask(half, TODAY, EVENTS) for half in learned.reader.halves]
-    for name, answer in (("sequence_purchase", "purchase"), ("sequence_high_value", "high_value")):
-        mean = torch.stack([getattr(said, answer) for said in asked]).mean(dim=0)
-        np.testing.assert_allclose(columns[name], mean.numpy(), rtol=1e-5, atol=1e-6)
-    logs = [
-        half.network.log_expected(said).numpy() + np.log(half.calibration)
-        for half, said in zip(learned.reader.halves, asked, strict=True)
-    ]
-    np.testing.assert_allclose(columns["sequence_log_spend"], np.mean(logs, axis=0), rtol=1e-5)
-    assert np.isfinite(columns.to_numpy()).all()
-
-
-def test_the_axes_are_those_of_the_singular_value_decomposition():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(500, 6)) * [9, 1, 5, 3, 0.1, 2] + 7
-    center, axes = hybrid.principal_axes(values, 3)
-    _, _, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(right[:3] @ axes), np.eye(3), atol=1e-9)
-    np.testing.assert_allclose(center, values.mean(axis=0))
-    assert (axes[np.abs(axes).argmax(axis=0), range(3)] > 0).all()
-
-
-def test_the_trees_see_the_columns_and_learn_from_events_what_features_do_not_tell():
+def test_from_the_events_it_learns_what_features_do_not_tell():
     config = replace(CONFIG, sequence=replace(CONFIG.sequence, epochs=15, patience=50))
-    fitted = hybrid.fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, config)
-    assert set(fitted.trees.features) == {"tenure_days", *HEADS, *EMBEDDING}
+    fitted = fit(config=config)
+    assert fitted.trees.features == ("tenure_days",)
     others = events_of(customers=400, seed=7)
     frame, labels = rows_of(others, (TO_PREDICT,), seed=8)
-    plain = lightgbm_hurdle.fit(FRAME, LABELS, HORIZON_DAYS, CONFIG.trees)
     by_events = hybrid.predict(fitted, frame, others).purchase_probability
-    by_features = lightgbm_hurdle.predict(plain, frame).purchase_probability
+    by_features = lightgbm_hurdle.predict(fitted.trees, frame).purchase_probability
     buys = labels["is_purchased"]
     gap = [p[buys].mean() - p[~buys].mean() for p in (by_events, by_features)]
-    assert gap[0] > gap[1] + 0.2
+    assert gap[0] > gap[1] + 0.1
 
 
-def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_path):
-    fitted = hybrid.fit(FRAME, LABELS, HORIZON_DAYS, EVENTS, CONFIG)
+def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(fitted, tmp_path):
     today = date(1970, 1, 1) + timedelta(days=TO_PREDICT)
     shorter = LABELS.assign(horizon_days=14)
-    outlook = horizons.fit(fitted.trees, FRAME, shorter, today, fitted.reader)
-    assert outlook.features == ("tenure_days",) == outlook.models[14].features
+    outlook = horizons.fit(fitted.trees, FRAME, shorter, today, fitted.network)
     (tmp_path / "data").mkdir()
     horizons.to_files(outlook, tmp_path / "data")
     mlflow.pyfunc.save_model(
@@ -221,8 +161,9 @@ def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_p
     found = served.predict({"customers": TODAY, "events": TABLE})
     expected = hybrid.predict(fitted, TODAY, EVENTS)
     np.testing.assert_array_equal(found["expected_spend"], expected.expected_spend)
+    np.testing.assert_array_equal(found["purchase_probability"], expected.purchase_probability)
     np.testing.assert_array_equal(found["high_value_probability"], expected.high_value_probability)
-    with pytest.raises(ValueError, match="sequence_log_spend"):
+    with pytest.raises(ValueError, match="reads the events too"):
         served.predict(TODAY)
     for file in sorted((tmp_path / "data").rglob("*")):
         if file.is_file():
@@ -238,16 +179,18 @@ def test_a_stored_hybrid_answers_as_before_through_mlflow_and_is_no_pickle(tmp_p
         horizons.from_files(tmp_path / "data")
 
 
-def test_without_a_high_value_label_there_is_no_such_column():
-    labels = LABELS.drop(columns="is_high_value")
-    fitted = hybrid.fit(FRAME, labels, HORIZON_DAYS, EVENTS, CONFIG)
-    assert "sequence_high_value" not in fitted.trees.features
+def test_without_a_high_value_label_nobody_is_asked_about_it():
+    fitted = fit(LABELS.drop(columns="is_high_value"))
     assert hybrid.predict(fitted, TODAY, EVENTS).high_value_probability is None
 
 
-def test_more_components_than_states_are_refused():
-    with pytest.raises(ValueError, match="from 1 to 16, not 17"):
-        replace(CONFIG, components=17)
+def test_draws_are_uniform_repeatable_and_of_two_purposes_independent():
+    names = [f"c{i:04}" for i in range(4000)]
+    one, two = (customer_hash.uniform(names, purpose) for purpose in ("one", "two"))
+    assert np.abs(np.quantile(one, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.03
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.05
+    np.testing.assert_array_equal(customer_hash.uniform(names[::-1], "one"), one[::-1])
+    assert customer_hash.uniform(["c0001"], "one") == pytest.approx(one[1])
 
 
 def test_a_share_of_labels_is_the_same_customers_and_totals_stay_those_of_everybody():

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import hybrid, lightgbm_hurdle, reasons
+from ml import lightgbm_hurdle, reasons
 from ml.lightgbm_hurdle import Config
 from ml.reasons import (
     DEFAULT_FAMILIES,
@@ -246,8 +246,7 @@ def test_reasons_become_an_arrow_list_for_each_customer():
 
 def test_every_numeric_feature_has_one_family_and_no_family_names_another_column():
     named = [column for family in FAMILIES.all for column in family.columns]
-    made = [f"embedding_{i:02}" for i in range(1, 1 + hybrid.Config().components)]
-    assert sorted(named) == sorted([*NUMERIC, *hybrid.HEADS, *made])
+    assert sorted(named) == sorted(NUMERIC)
     assert FAMILIES.membership([*NUMERIC, "unheard_of"]).sum(axis=1).tolist() == [1.0] * (
         len(NUMERIC) + 1
     )
