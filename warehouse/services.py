@@ -88,6 +88,10 @@ def environment(
         "NO_PROXY": loopback,  # tasks report to the api-server over HTTP
         "no_proxy": loopback,
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS ends forked tasks without it
+        # The triggerer reads no DAG, and has to import what a missed deadline calls.
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(PROJECT / "dags"), inherited.get("PYTHONPATH")))
+        ),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__API__BASE_URL": airflow,
         "AIRFLOW__API__HOST": HOST,

@@ -1,6 +1,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from functools import partial
@@ -60,6 +62,12 @@ def test_everything_is_told_to_stay_on_loopback_and_to_phone_nobody(installation
 def test_the_state_is_all_below_home(settings, installation):
     for name in ("AIRFLOW_HOME", "AIRFLOW__LOGGING__BASE_LOG_FOLDER", "TIERHOUSE_HOME"):
         assert Path(installation[name]).is_relative_to(settings.home)
+
+
+def test_the_triggerer_finds_what_a_missed_deadline_calls(installation, tmp_path):
+    found = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('building_blocks'))"
+    command = [sys.executable, "-P", "-c", found]
+    assert subprocess.run(command, env=installation, cwd=tmp_path, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
