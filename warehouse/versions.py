@@ -393,7 +393,8 @@ def _fill(
 ) -> None:
     """Put the rows of a query in the version's part of a table.
 
-    A new part is filled and indexed on its own, and only then attached: no reader waits.
+    A new part is filled and indexed on its own, and only then attached: no reader waits. Names and
+    keys are this module's, the version's id is 16 hexadecimal digits: DDL takes no parameters.
     """
     version_id = version.version_id
     part = f"scores.{retention.partition(table, version_id)}"
